@@ -1,0 +1,143 @@
+"""The decision as a file: `plan.json` carries layout, placement and stages to every command that runs or explains them.
+
+The estimates inside it are data for people and for `explain`; this module only knows that they are there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from wirecut.errors import PlanError, UsageError
+from wirecut.fabric.fabric import Fabric
+from wirecut.files import write_whole
+from wirecut.layout.layout import Layout, parse_layout
+from wirecut.layout.stages import Stages
+from wirecut.spec.traffic import Traffic
+
+FORMAT = "wirecut-plan-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the runtime was told: tokens a step may hold, requests at once, and KV room per replica in tokens."""
+
+    max_batched_tokens: int = 2048
+    max_seqs: int = 64
+    kv_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_batched_tokens", 1), ("max_seqs", 1), ("kv_tokens", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 10**9:
+                raise UsageError(
+                    f"{name} is {value!r}, expected a whole number from {least} to {10**9}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One way to run a model: the layout, which device each rank sits on, which layers each stage holds."""
+
+    layout: Layout
+    placement: tuple[int, ...]
+    stages: Stages
+
+    def __post_init__(self) -> None:
+        if len(self.placement) != self.layout.world_size or len(set(self.placement)) != len(
+            self.placement
+        ):
+            raise ValueError(
+                f"placement {self.placement} does not give each of {self.layout.world_size} ranks its own device"
+            )
+        if len(self.stages) != self.layout.pp:
+            raise ValueError(f"{len(self.stages)} stages for pp {self.layout.pp}")
+        ends = [0, *(last for _, last in self.stages)]
+        if any(
+            first != end or last <= first
+            for end, (first, last) in zip(ends, self.stages, strict=False)
+        ):
+            raise ValueError(f"stages {self.stages} do not follow one another")
+
+
+class Chosen(msgspec.Struct, frozen=True):
+    """The part of a plan's `chosen` object that a runtime reads; the rest is the estimate."""
+
+    layout: str
+    placement: tuple[int, ...]
+    stages: tuple[tuple[int, int], ...]
+
+
+class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
+    """What `wirecut plan --out` writes and `generate`, `serve`, `explain` and `verify` read."""
+
+    format: str
+    version: str
+    model: str
+    dtype: str
+    goal: str
+    engine: str
+    traffic: Traffic
+    limits: Limits
+    fabric: Fabric
+    chosen: dict[str, Any]
+    ranking: list[dict[str, Any]]
+    rejected: list[dict[str, Any]]
+    flips: list[dict[str, Any]]
+
+    def cut(self) -> Cut:
+        """The chosen cut, checked. Raises PlanError."""
+        return self._cut_of(self.chosen)
+
+    def cut_of(self, layout: str) -> Cut:
+        """The cut of a layout in the ranking. Raises PlanError that lists what the plan holds."""
+        wanted = str(parse_layout(layout))
+        for entry in self.ranking:
+            if entry.get("layout") == wanted:
+                return self._cut_of(entry)
+        known = ", ".join(str(entry.get("layout")) for entry in self.ranking)
+        raise PlanError(f"the plan's ranking has no {wanted}; it holds: {known}")
+
+    def _cut_of(self, entry: dict[str, Any]) -> Cut:
+        try:
+            chosen = msgspec.convert(entry, Chosen)
+            cut = Cut(parse_layout(chosen.layout), chosen.placement, chosen.stages)
+        except (msgspec.ValidationError, ValueError) as error:
+            raise PlanError(
+                f"the plan's layout is damaged: {error}. Make it again with `wirecut plan`"
+            ) from error
+        unknown = [device for device in cut.placement if not 0 <= device < len(self.fabric.devices)]
+        if unknown:
+            raise PlanError(
+                f"the plan places ranks on devices {unknown}, its fabric has {len(self.fabric.devices)}"
+            )
+        return cut
+
+
+def load_plan(path: Path) -> PlanFile:
+    """Read a `plan.json`. Raises PlanError that says what is wrong with it and where."""
+    try:
+        plan = msgspec.json.decode(path.read_bytes(), type=PlanFile)
+    except OSError as error:
+        raise PlanError(
+            f"cannot read plan {path}: {error.strerror}. `wirecut plan MODEL --out {path}` makes one"
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise PlanError(
+            f"{path} is not a plan.json of wirecut: {error}. `wirecut plan MODEL --out FILE` makes one"
+        ) from error
+    if plan.format != FORMAT:
+        raise PlanError(
+            f"{path} has format {plan.format!r}, this version reads {FORMAT!r}: plan again"
+        )
+    plan.cut()
+    return plan
+
+
+def save_plan(plan: PlanFile, path: Path) -> None:
+    """Write `plan.json`, whole or not at all."""
+    try:
+        write_whole(path, msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,46 @@
+"""Cutting a model's layers into pipeline stages, by a weight per layer (seconds or bytes), ends included."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+Stages = tuple[tuple[int, int], ...]  # (first layer, one past the last), stage by stage
+
+
+def cut_stages(
+    weights: Sequence[float], pp: int, *, first_extra: float = 0.0, last_extra: float = 0.0
+) -> Stages:
+    """The cut into `pp` contiguous stages whose heaviest is lightest; each holds at least one layer.
+
+    `first_extra` is what the embedding adds to the first stage, `last_extra` what norm and head add to the last.
+    Exact: dynamic programming over (stage, layers so far), O(pp x layers^2). Of equally good cuts, the one with the
+    fewest layers in late stages.
+    """
+    layers = len(weights)
+    if not 1 <= pp <= layers:
+        raise ValueError(f"{layers} layers cannot make {pp} stages")
+    before = [0.0, *accumulate(weights)]
+
+    def load(stage: int, first: int, last: int) -> float:
+        extra = (first_extra if stage == 0 else 0.0) + (last_extra if stage == pp - 1 else 0.0)
+        return before[last] - before[first] + extra
+
+    worst: list[dict[int, float]] = [{last: load(0, 0, last) for last in range(1, layers + 1)}]
+    came_from: list[dict[int, int]] = [{}]
+    for stage in range(1, pp):
+        row: dict[int, float] = {}
+        origin: dict[int, int] = {}
+        for last in range(stage + 1, layers + 1):
+            options = (
+                (max(worst[-1][first], load(stage, first, last)), -first)
+                for first in range(stage, last)
+            )
+            row[last], negative_first = min(options)
+            origin[last] = -negative_first
+        worst.append(row)
+        came_from.append(origin)
+
+    ends = [layers]
+    for stage in range(pp - 1, 0, -1):
+        ends.append(came_from[stage][ends[-1]])
+    bounds = [0, *reversed(ends)]
+    return tuple(zip(bounds[:-1], bounds[1:], strict=True))
