@@ -1,0 +1,160 @@
+"""The host process: `python -m wirecut.machine.host FD`. Forks the ranks of one host and watches them.
+
+It imports what the ranks need before it forks, runs nothing of it, and ends with its parent: the control socket closing
+is the order to stop. See `machine.ranks` for the other side.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import importlib
+import mmap
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from wirecut.errors import WirecutError
+from wirecut.machine.channel import Channel, ChannelClosed
+from wirecut.machine.ranks import Exited, Failed, HostConfig, socket_from
+
+PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent dies
+
+
+@dataclass(frozen=True)
+class RankProcess:
+    """What a rank starts with: who it is, its line to the parent, and the memory shared with the host's other ranks."""
+
+    rank: int
+    num_ranks: int
+    cpus: list[int]
+    crowded: bool
+    shared: mmap.mmap
+    channel: Channel
+    payload: bytes
+
+
+def main(fd: int) -> int:
+    """Serve one `HostConfig`. Returns the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = Channel(socket_from(fd), HostConfig)
+    try:
+        config = control.receive()
+    except ChannelClosed:
+        return 1
+    entry = _load(config.entry)
+    shared = mmap.mmap(-1, max(config.shared_bytes, mmap.PAGESIZE))
+    children = {
+        _fork(config, rank, entry, shared, control): rank for rank in range(len(config.payloads))
+    }
+    for other in config.fds:
+        os.close(other)
+    return _watch(control, children)
+
+
+def _load(entry: str) -> Callable[[RankProcess], None]:
+    module, _, function = entry.partition(":")
+    if not module.startswith("wirecut."):
+        raise ValueError(f"entry {entry!r} is not wirecut's")
+    return getattr(importlib.import_module(module), function)
+
+
+def _fork(
+    config: HostConfig,
+    rank: int,
+    entry: Callable[[RankProcess], None],
+    shared: mmap.mmap,
+    control: Channel,
+) -> int:
+    host = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    _die_with(host)
+    control.close()
+    for other in config.fds[:rank] + config.fds[rank + 1 :]:
+        os.close(other)
+    os.sched_setaffinity(0, config.cpus[rank])
+    cores = [core for cpus in config.cpus for core in cpus]
+    _run(
+        entry,
+        RankProcess(
+            rank=rank,
+            num_ranks=len(config.payloads),
+            cpus=config.cpus[rank],
+            crowded=len(cores) > len(set(cores)),
+            shared=shared,
+            channel=Channel(socket_from(config.fds[rank]), Any),
+            payload=config.payloads[rank],
+        ),
+    )
+
+
+def _run(entry: Callable[[RankProcess], None], process: RankProcess) -> NoReturn:
+    """Run a rank to its end; a reason to give up goes to the parent before the process ends."""
+    faulthandler.enable()
+    code = 1
+    try:
+        entry(process)
+        code = 0
+    except ChannelClosed:
+        pass  # the parent is gone, and so is the reason to live
+    except WirecutError as error:
+        _tell(process.channel, str(error))
+    except BaseException as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(last.filename)}:{last.lineno}"
+        _tell(process.channel, f"{type(error).__name__}: {error} (at {where})")
+        if os.environ.get("WIRECUT_LOG"):
+            traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _tell(channel: Channel, reason: str) -> None:
+    with contextlib.suppress(ChannelClosed):
+        channel.send(Failed(reason))
+
+
+def _die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when `parent` dies, and check that it did not die meanwhile."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _watch(control: Channel, children: dict[int, int]) -> int:
+    """Report each rank's end; kill the rest when the parent closes the line, or when one fails."""
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    pidfds = {os.pidfd_open(pid): pid for pid in children}
+    for pidfd in pidfds:
+        poll.register(pidfd, select.POLLIN)
+    failed = False
+    while pidfds and not failed:
+        for fd, _ in poll.poll():
+            if fd == control.fileno():
+                failed = True  # the parent closed the line or is gone: it never writes again
+                continue
+            pid = pidfds.pop(fd)
+            poll.unregister(fd)
+            os.close(fd)
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            with contextlib.suppress(ChannelClosed):
+                control.send(Exited(children[pid], code))
+            failed = failed or code != 0
+    for pid in pidfds.values():
+        os.kill(pid, signal.SIGKILL)
+    for pid in pidfds.values():
+        os.waitpid(pid, 0)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

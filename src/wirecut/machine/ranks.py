@@ -1,0 +1,200 @@
+"""Rank processes of this host, started, watched and ended together. Imports no torch; they do.
+
+The command starts one *host process*, which imports the heavy libraries once, maps the memory that the ranks will share
+and forks them: eight ranks start as fast as one, and nothing that could be left behind has a name on disk.
+
+    with start_ranks("wirecut.engine.worker:run", payloads, cpus, shared_bytes=1 << 20, accepts=Said) as ranks:
+        for rank, message in ranks.messages(): ...
+
+Ends: a rank that dies is named (`RankFailed`) and its like are killed. If this process dies, however it dies, the host
+process sees its socket close and kills the ranks; if the host process dies, the kernel kills them.
+"""
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from wirecut.errors import RankFailed
+from wirecut.machine.channel import Channel, ChannelClosed
+
+STOP_S = 3.0  # what a host process gets to end its ranks before it is killed
+
+
+class HostConfig(msgspec.Struct, frozen=True):
+    """What the host process is told: the function every rank runs, and for each its cores, its socket and its task."""
+
+    entry: str
+    shared_bytes: int
+    cpus: list[list[int]]
+    fds: list[int]
+    payloads: list[bytes]
+
+
+class Exited(msgspec.Struct, frozen=True, tag="exited"):
+    """The host process saw a rank end. `code` is the exit code, or minus the signal that killed it."""
+
+    rank: int
+    code: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """A rank says why it gives up, before it ends."""
+
+    reason: str
+
+
+class Ranks:
+    """Running rank processes: their channels, and the watch over them. Use as a context manager."""
+
+    def __init__(
+        self, host: subprocess.Popen[bytes], control: Channel, channels: list[Channel]
+    ) -> None:
+        self.channels = channels
+        self._host = host
+        self._control = control
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(control, selectors.EVENT_READ, None)
+        for rank, channel in enumerate(channels):
+            self._selector.register(channel, selectors.EVENT_READ, rank)
+        self._done: set[int] = set()
+
+    def messages(self, timeout_s: float | None = None) -> Iterator[tuple[int, Any]]:
+        """(rank, message) pairs as they come, until every rank has ended in order.
+
+        Raises RankFailed when one dies or gives up, TimeoutError when none says anything for `timeout_s`.
+        """
+        while len(self._done) < len(self.channels):
+            yield self.next_message(timeout_s)
+
+    def next_message(self, timeout_s: float | None = None) -> tuple[int, Any]:
+        """The next (rank, message). Raises as `messages`; ChannelClosed when every rank has ended in order."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while len(self._done) < len(self.channels):
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError
+            for key, _ in sorted(
+                self._selector.select(left), key=lambda event: event[0].data is None
+            ):
+                if key.data is None:
+                    self._hear_host()
+                    continue
+                try:
+                    message = self.channels[key.data].receive()
+                except ChannelClosed:
+                    self._selector.unregister(key.fileobj)
+                    continue
+                if isinstance(message, Failed):
+                    raise RankFailed(f"rank {key.data}: {message.reason}")
+                return key.data, message
+        raise ChannelClosed("every rank has ended")
+
+    def _hear_host(self) -> None:
+        try:
+            message = self._control.receive()
+        except ChannelClosed:
+            code = self._host.wait(STOP_S)
+            raise RankFailed(
+                f"the process that holds the ranks ended ({_how(code)}); all are gone"
+            ) from None
+        if message.code:
+            self._drain_reason(message.rank)
+            raise RankFailed(f"rank {message.rank} died: {_how(message.code)}")
+        self._done.add(message.rank)
+
+    def _drain_reason(self, rank: int) -> None:
+        """A rank that gives up says why on its channel before it ends: that is the better message."""
+        with contextlib.suppress(ChannelClosed, TimeoutError):
+            while True:
+                message = self.channels[rank].receive(timeout_s=0)
+                if isinstance(message, Failed):
+                    raise RankFailed(f"rank {rank}: {message.reason}")
+
+    def stop(self) -> None:
+        """End every rank. Closing the control socket is the order; a host process that does not obey is killed."""
+        self._control.close()
+        self._selector.close()
+        try:
+            self._host.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._host.kill()
+            self._host.wait()
+        for channel in self.channels:
+            channel.close()
+
+    def __enter__(self) -> "Ranks":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def start_ranks(
+    entry: str,
+    payloads: Sequence[bytes],
+    cpus: Sequence[Sequence[int]],
+    *,
+    shared_bytes: int,
+    accepts: Any,
+) -> Ranks:
+    """Start one rank per payload on this host, pinned to its `cpus`, running `entry` ("module:function").
+
+    `accepts` is the union of message types that ranks send, besides `Failed`.
+    """
+    ours, theirs = Channel.pair()
+    ends = [Channel.pair() for _ in payloads]
+    inherited = [theirs, *(end for _, end in ends)]
+    config = HostConfig(
+        entry=entry,
+        shared_bytes=shared_bytes,
+        cpus=[list(each) for each in cpus],
+        fds=[end.fileno() for _, end in ends],
+        payloads=list(payloads),
+    )
+    # A terminal's Ctrl-C goes to its whole process group; a session of its own leaves the ending to us.
+    host = subprocess.Popen(
+        [sys.executable, "-m", "wirecut.machine.host", str(theirs.fileno())],
+        pass_fds=[end.fileno() for end in inherited],
+        stdin=subprocess.DEVNULL,
+        stdout=sys.__stderr__,  # a command's standard output belongs to its answer
+        start_new_session=True,
+    )
+    for end in inherited:
+        end.close()
+    control = Channel(ours, Exited)
+    control.send(config)
+    return Ranks(host, control, [Channel(mine, accepts | Failed) for mine, _ in ends])
+
+
+def deal_cpus(num_ranks: int) -> list[list[int]]:
+    """Cores for each of `num_ranks` ranks: one each, round and round when there are fewer cores than ranks."""
+    cpus = sorted(os.sched_getaffinity(0))
+    return [[cpus[rank % len(cpus)]] for rank in range(num_ranks)]
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    killed = signal.Signals(-code).name
+    hint = " (out of memory? see dmesg)" if killed == "SIGKILL" else ""
+    return f"killed by {killed}{hint}"
+
+
+def socket_from(fd: int) -> socket.socket:
+    """The socket behind an inherited descriptor."""
+    return socket.socket(fileno=fd)

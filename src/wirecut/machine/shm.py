@@ -1,0 +1,273 @@
+"""Collectives between the ranks of one host, through memory that they share. No process group, no copy in the kernel.
+
+    arena = Arena(process.shared)
+    group = ShmGroup(arena, size=2, rank=0, slot_bytes=1 << 20, crowded=False, name="tp of stage 0")
+    group.all_reduce(x)
+
+Every rank makes the same objects in the same order, so that all agree on where each lies. A rank
+says "I am here" by storing a rising number in its own cache line after storing its data; x86-64
+keeps that order of stores, which is why `supported()` says no elsewhere.
+"""
+
+import mmap
+import os
+import platform
+import time
+
+import torch
+
+from wirecut.errors import RankFailed
+
+CACHE_LINE = 64
+SPINS = 20_000  # about a millisecond of looking before the core is given away
+NAP_S = 50e-6
+ONE_SHOT_BYTES = 16 * 1024  # below, one round of everything; above, two rounds of parts
+DEADLINE_S = 60.0
+
+
+def supported() -> bool:
+    """Whether this machine orders stores as the flags here need (total store order)."""
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+class Arena:
+    """Hands out pieces of the shared mapping, in the order asked. Without a mapping it only counts bytes."""
+
+    def __init__(self, shared: mmap.mmap | None) -> None:
+        self.used = 0
+        self._view = None if shared is None else memoryview(shared)
+
+    def data(self, num_bytes: int) -> memoryview:
+        """`num_bytes` of shared memory."""
+        start = self.used
+        self.used += -(-num_bytes // CACHE_LINE) * CACHE_LINE
+        return memoryview(b"") if self._view is None else self._view[start : start + num_bytes]
+
+    def flags(self, count: int) -> list[memoryview]:
+        """`count` numbers that begin at 0, each in a cache line of its own."""
+        return [self.data(CACHE_LINE)[:8].cast("q") for _ in range(count)]
+
+
+def wait_until(
+    flag: memoryview, value: int, *, crowded: bool, deadline_s: float | None, who: str
+) -> None:
+    """Return once `flag` has reached `value`; raise RankFailed naming `who` after `deadline_s` (None: never).
+
+    With a core for each rank it spins first. Where ranks share cores the waiting one gives way at once.
+    """
+    if not crowded:
+        for _ in range(SPINS):
+            if flag[0] >= value:
+                return
+    begin = time.monotonic()
+    while flag[0] < value:
+        os.sched_yield()
+        waited = time.monotonic() - begin
+        if waited > 0.002:
+            time.sleep(NAP_S if waited < 1 else 20 * NAP_S)
+        if deadline_s is not None and waited > deadline_s:
+            raise RankFailed(f"{who} did not come within {deadline_s:.0f} s")
+
+
+class ShmGroup:
+    """All-reduce and gather among `size` ranks of one host.
+
+    Each rank owns a flag and two slots, used in turn. Writing slot n % 2 for round n is safe once
+    every flag has reached n - 1: whoever posted n - 1 has finished reading round n - 2.
+    """
+
+    def __init__(
+        self,
+        arena: Arena,
+        *,
+        size: int,
+        rank: int,
+        slot_bytes: int,
+        crowded: bool,
+        name: str,
+        members: tuple[int, ...] | None = None,
+    ) -> None:
+        self.size, self.rank, self.slot_bytes = size, rank, slot_bytes
+        self.deadline_s = DEADLINE_S
+        self._crowded, self._name = crowded, name
+        self._members = members or tuple(range(size))
+        self._flags = arena.flags(size)
+        self._slots = [[arena.data(slot_bytes) for _ in range(2)] for _ in range(size)]
+        self._round = 0
+        self._views: dict[tuple[int, int, torch.dtype], list[torch.Tensor]] = {}
+
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        """Sum `x` over the group, in place, the same bits on every rank. Any shape; contiguous."""
+        flat = x.view(-1)
+        if x.nbytes <= ONE_SHOT_BYTES:
+            self._one_shot(flat)
+            return x
+        for start in range(0, flat.numel(), most := self.slot_bytes // x.itemsize):
+            self._two_shot(flat[start : start + most])
+        return x
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor | None:
+        """`x` (rows, columns) of every rank side by side, on rank 0; None elsewhere. Columns equal on all."""
+        rows, columns = x.shape
+        together = x.new_empty(rows, self.size * columns) if self.rank == 0 else None
+        most = max(1, self.slot_bytes // (columns * x.itemsize))
+        for start in range(0, rows, most):
+            part = x[start : start + most]
+            views = self._begin(part.numel(), x.dtype)
+            views[self.rank].copy_(part.reshape(-1))
+            self._post()
+            if together is not None:
+                self._await("logits gather")
+                torch.cat(
+                    [view.view(-1, columns) for view in views],
+                    dim=1,
+                    out=together[start : start + most],
+                )
+        return together
+
+    def barrier(self) -> None:
+        """Return once every rank has come here."""
+        self._round += 1
+        self._post()
+        self._await("barrier")
+
+    def _one_shot(self, flat: torch.Tensor) -> None:
+        views = self._begin(flat.numel(), flat.dtype)
+        views[self.rank].copy_(flat)
+        self._post()
+        self._await("all-reduce")
+        _sum(views, out=flat)
+
+    def _two_shot(self, flat: torch.Tensor) -> None:
+        count = flat.numel()
+        cuts = [count * i // self.size for i in range(self.size + 1)]
+        views = self._begin(count, flat.dtype)
+        views[self.rank].copy_(flat)
+        self._post()
+        self._await("all-reduce (its parts)")
+        mine = slice(cuts[self.rank], cuts[self.rank + 1])
+        sums = self._begin(count, flat.dtype)
+        _sum([view[mine] for view in views], out=flat[mine])
+        sums[self.rank][mine].copy_(flat[mine])
+        self._post()
+        self._await("all-reduce (its sums)")
+        for peer in range(self.size):
+            if peer != self.rank:
+                part = slice(cuts[peer], cuts[peer + 1])
+                flat[part].copy_(sums[peer][part])
+
+    def _begin(self, count: int, dtype: torch.dtype) -> list[torch.Tensor]:
+        """Start a round: wait until its slots are free, and return every rank's slot as `count` elements."""
+        self._await("the round before")
+        self._round += 1
+        key = (self._round & 1, count, dtype)
+        views = self._views.get(key)
+        if views is None:
+            if len(self._views) > 256:
+                self._views.clear()
+            parity = self._round & 1
+            views = [
+                torch.frombuffer(slots[parity], dtype=dtype, count=count) for slots in self._slots
+            ]
+            self._views[key] = views
+        return views
+
+    def _post(self) -> None:
+        self._flags[self.rank][0] = self._round
+
+    def _await(self, what: str) -> None:
+        """Return once every rank of the group has posted this round."""
+        for peer, flag in enumerate(self._flags):
+            if flag[0] < self._round:
+                wait_until(
+                    flag,
+                    self._round,
+                    crowded=self._crowded,
+                    deadline_s=self.deadline_s,
+                    who=f"rank {self._members[peer]} ({self._name}: {what} number {self._round})",
+                )
+
+
+def _sum(views: list[torch.Tensor], *, out: torch.Tensor) -> None:
+    """Sum in the order of ranks, in fp32 when there are more than two: every rank gets the same bits."""
+    if len(views) == 2:
+        torch.add(views[0], views[1], out=out)
+        return
+    total = views[0].float() + views[1].float()
+    for view in views[2:]:
+        total += view
+    out.copy_(total)
+
+
+class Mailbox:
+    """Messages from one writer to `readers` readers of one host, in order, each read by every reader."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        *,
+        readers: int,
+        slot_bytes: int,
+        depth: int,
+        crowded: bool,
+        name: str,
+    ) -> None:
+        self.slot_bytes, self.depth = slot_bytes, depth
+        self.deadline_s: float | None = DEADLINE_S
+        self._crowded, self._name = crowded, name
+        self._head, *self._tails = arena.flags(1 + readers)
+        self._lengths = arena.flags(depth)
+        self._slots = [arena.data(slot_bytes) for _ in range(depth)]
+        self._count = 0
+
+    def write(self, payload: torch.Tensor | bytes) -> None:
+        """Post `payload`, at most `slot_bytes`; waits while the slowest reader is `depth` behind."""
+        size = len(payload) if isinstance(payload, bytes) else payload.nbytes
+        if size > self.slot_bytes:
+            raise RankFailed(f"{self._name}: {size} bytes for a slot of {self.slot_bytes}")
+        for tail in self._tails:
+            if tail[0] < self._count + 1 - self.depth:
+                self._wait(tail, self._count + 1 - self.depth, "a reader of")
+        slot = self._slots[self._count % self.depth]
+        if isinstance(payload, bytes):
+            slot[:size] = payload
+        else:
+            flat = payload.reshape(-1)
+            torch.frombuffer(slot, dtype=flat.dtype, count=flat.numel()).copy_(flat)
+        self._lengths[self._count % self.depth][0] = size
+        self._count += 1
+        self._head[0] = self._count
+
+    def ready(self) -> bool:
+        """Whether a read would return at once."""
+        return self._head[0] > self._count
+
+    def read_bytes(self, reader: int) -> bytes:
+        """The next message."""
+        slot = self._next()
+        message = bytes(slot[: self._lengths[self._count % self.depth][0]])
+        self._taken(reader)
+        return message
+
+    def read(self, reader: int, out: torch.Tensor) -> torch.Tensor:
+        """The next message, copied into `out`, which has its size and dtype."""
+        slot = self._next()
+        length = self._lengths[self._count % self.depth][0]
+        if length != out.nbytes:
+            raise RankFailed(f"{self._name}: got {length} bytes, expected {out.nbytes}")
+        out.view(-1).copy_(torch.frombuffer(slot, dtype=out.dtype, count=out.numel()))
+        self._taken(reader)
+        return out
+
+    def _next(self) -> memoryview:
+        if self._head[0] < self._count + 1:
+            self._wait(self._head, self._count + 1, "the writer of")
+        return self._slots[self._count % self.depth]
+
+    def _taken(self, reader: int) -> None:
+        self._count += 1
+        self._tails[reader][0] = self._count
+
+    def _wait(self, flag: memoryview, value: int, role: str) -> None:
+        who = f"{role} {self._name} (message {value})"
+        wait_until(flag, value, crowded=self._crowded, deadline_s=self.deadline_s, who=who)
