@@ -21,7 +21,7 @@ from wirecut.errors import RankFailed
 CACHE_LINE = 64
 SPINS = 20_000  # about a millisecond of looking before the core is given away
 NAP_S = 50e-6
-ONE_SHOT_BYTES = 16 * 1024  # below, one round of everything; above, two rounds of parts
+TWO_SHOT_BYTES = 256 * 1024  # from here on, more than two ranks share the adding
 DEADLINE_S = 60.0
 
 
@@ -98,12 +98,10 @@ class ShmGroup:
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """Sum `x` over the group, in place, the same bits on every rank. Any shape; contiguous."""
-        flat = x.view(-1)
-        if x.nbytes <= ONE_SHOT_BYTES:
-            self._one_shot(flat)
-            return x
-        for start in range(0, flat.numel(), most := self.slot_bytes // x.itemsize):
-            self._two_shot(flat[start : start + most])
+        add = self._two_shot if self.size > 2 and x.nbytes >= TWO_SHOT_BYTES else self._one_shot
+        flat, most = x.view(-1), self.slot_bytes // x.itemsize
+        for start in range(0, flat.numel(), most):
+            add(flat[start : start + most])
         return x
 
     def gather(self, x: torch.Tensor) -> torch.Tensor | None:
