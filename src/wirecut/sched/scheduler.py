@@ -1,0 +1,264 @@
+"""Which request gets tokens next: one token budget per step, decodes first, prompts cut into chunks
+to fill the rest.
+
+    scheduler = Scheduler(num_blocks=64, block_tokens=32, max_batched_tokens=512, max_seqs=16)
+    scheduler.add(Request("a", prompt=(1, 2, 3), max_tokens=8))
+    while (step := scheduler.schedule()) is not None:
+        finished = scheduler.commit(step, run(step))
+
+Up to `max_in_flight` steps (the pipeline's stages) may be out before the first is committed. A
+request is behind by the tokens it knows and has not computed: a prompt, a chunk of one, what a
+preempted request computes again and the token just sampled are one case. Knows no time and no
+tensors; the engine and the simulator run this same class.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from wirecut.errors import UsageError
+from wirecut.sched.blocks import BlockPool, Lease
+from wirecut.sched.request import Reason, Request
+from wirecut.sched.step import Entry, RequestId, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A request that left the scheduler, and why."""
+
+    request_id: RequestId
+    reason: Reason
+
+
+class Scheduler:
+    """Deals tokens and KV blocks to requests, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        num_blocks: int,
+        max_batched_tokens: int,
+        max_seqs: int,
+        block_tokens: int = 32,
+        max_in_flight: int = 1,
+        max_positions: int | None = None,
+    ) -> None:
+        self.block_tokens = block_tokens
+        self.max_batched_tokens = max_batched_tokens
+        self.max_seqs = max_seqs
+        self.max_in_flight = max_in_flight
+        self.max_positions = num_blocks * block_tokens if max_positions is None else max_positions
+        for name in ("block_tokens", "max_batched_tokens", "max_seqs", "max_in_flight"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if num_blocks < 1:
+            raise UsageError(f"num_blocks is {num_blocks}: no room for the keys and values of one")
+        self.pool = BlockPool(num_blocks)
+        self.num_preemptions = 0
+        self.num_recomputed_tokens = 0
+        self._requests: dict[RequestId, Request] = {}
+        self._waiting: deque[Request] = deque()  # oldest first
+        self._running: dict[RequestId, Request] = {}  # holds blocks
+        self._prefilling: list[Request] = []  # running, and parts of what it knows are in no step
+        self._ready: deque[Request] = deque()  # running, its sampled token is back: may decode
+        self._in_flight: deque[int] = deque()  # ids of steps not committed
+        self._num_steps = 0
+        self._num_arrived = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is not finished."""
+        return bool(self._requests)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that hold KV blocks."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that hold none yet, or gave theirs up."""
+        return len(self._waiting)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises UsageError when it could never be served."""
+        if request.id in self._requests:
+            raise UsageError(f"request id {request.id!r} is in use")
+        if not request.prompt or request.max_tokens < 1:
+            raise UsageError(
+                f"request {request.id!r} has {len(request.prompt)} prompt tokens and max_tokens "
+                f"{request.max_tokens}, expected at least 1 of each"
+            )
+        most = len(request.prompt) + request.max_tokens
+        room = self.pool.num_blocks * self.block_tokens
+        limit, what = min(
+            (self.max_positions, "positions of the model"), (room, "tokens of KV room")
+        )
+        if most > limit:
+            raise UsageError(
+                f"request {request.id!r} needs {most} tokens ({len(request.prompt)} of prompt + "
+                f"{request.max_tokens} to write), more than the {limit} {what}"
+            )
+        request.arrival = self._num_arrived
+        self._num_arrived += 1
+        self._requests[request.id] = request
+        self._waiting.append(request)
+
+    def cancel(self, request_id: RequestId) -> Finished | None:
+        """Drop a request. In flight, it is reported by the last commit that it is in, and None is
+        returned here; so it is for a request that has finished already.
+        """
+        request = self._requests.get(request_id)
+        if request is None or request.cancelled:
+            return None
+        request.cancelled = True
+        if request.num_in_flight:
+            if request in self._prefilling:
+                self._prefilling.remove(request)
+            return None
+        if request.id in self._running:
+            self._stop_running(request)
+        else:
+            self._waiting.remove(request)
+        del self._requests[request_id]
+        return Finished(request_id, "cancelled")
+
+    def schedule(self) -> Step | None:
+        """The next step, or None when there is nothing to do before a commit or a new request."""
+        if len(self._in_flight) >= self.max_in_flight:
+            return None
+        preemptions = self.num_preemptions
+        entries = self._decodes()
+        left = self._prefills(entries, self.max_batched_tokens - len(entries))
+        if self.num_preemptions == preemptions:
+            self._admit(entries, left)
+        if not entries:
+            return None
+        step = Step(self._num_steps, tuple(entries))
+        self._num_steps += 1
+        self._in_flight.append(step.id)
+        return step
+
+    def commit(self, step: Step, tokens: Mapping[RequestId, int]) -> list[Finished]:
+        """Take back the oldest step in flight with one token per entry that samples; what finished
+        by it.
+        """
+        oldest = self._in_flight.popleft()
+        assert step.id == oldest, f"step {step.id} came back, {oldest} is the oldest in flight"
+        finished: list[Finished] = []
+        for entry in step.entries:
+            request = self._requests[entry.request_id]
+            count = len(entry.tokens)
+            request.num_computed += count
+            request.num_in_flight -= count
+            reason: Reason | None = None
+            if request.cancelled:
+                reason = None if request.num_in_flight else "cancelled"
+            elif entry.samples:
+                token = tokens[request.id]
+                request.output.append(token)
+                reason = request.finished_by(token)
+                if reason is None:
+                    self._ready.append(request)
+            if reason is not None:
+                self._stop_running(request)
+                del self._requests[request.id]
+                finished.append(Finished(request.id, reason))
+        return finished
+
+    def _decodes(self) -> list[Entry]:
+        """One token for each request whose last token is back, an even share of them when more
+        steps may be out.
+        """
+        num_decoding = len(self._running) - len(self._prefilling)
+        share = min(self.max_batched_tokens, -(-num_decoding // self.max_in_flight))
+        entries: list[Entry] = []
+        stuck: list[Request] = []
+        while self._ready and len(entries) < share:
+            request = self._ready.popleft()
+            if self._grow(request):
+                entries.append(request.take(1))
+            else:
+                stuck.append(request)
+        # stuck ones stay first in line, but for those whose blocks an older one has just taken
+        self._ready.extendleft(r for r in reversed(stuck) if r.id in self._running)
+        return entries
+
+    def _prefills(self, entries: list[Entry], left: int) -> int:
+        """The next chunk of each running request that is behind; returns what is left of the
+        budget.
+        """
+        for request in self._prefilling[:]:
+            if not left:
+                break
+            left -= self._take_chunk(request, entries, left)
+        return left
+
+    def _admit(self, entries: list[Entry], left: int) -> None:
+        """Start waiting requests in order. One starts when all it knows has room, and a block to
+        spare for each running request that may still grow: else it would soon be preempted and all
+        its work done again.
+        """
+        growing = sum(len(r.lease.blocks) < r.lease.most for r in self._running.values())
+        while left and self._waiting and len(self._running) < self.max_seqs:
+            request = self._waiting[0]
+            needed = self._num_blocks(request.num_total)
+            if needed + growing > self.pool.num_free:
+                return
+            self._waiting.popleft()
+            most = self._num_blocks(len(request.prompt) + request.max_tokens)
+            request.lease = self.pool.lend(most)
+            self.pool.grow(request.lease, needed)
+            growing += needed < most
+            self._running[request.id] = request
+            self._prefilling.append(request)
+            left -= self._take_chunk(request, entries, left)
+
+    def _take_chunk(self, request: Request, entries: list[Entry], left: int) -> int:
+        count = min(left, request.num_behind)
+        entries.append(request.take(count))
+        if not request.num_behind:
+            self._prefilling.remove(request)
+        return count
+
+    def _grow(self, request: Request) -> bool:
+        """Room for one more token of a decoding request, if need be by preempting younger ones,
+        youngest first.
+        """
+        if request.num_total <= len(request.lease.blocks) * self.block_tokens:
+            return True
+        while not self.pool.grow(request.lease, 1):
+            younger = [
+                other
+                for other in self._running.values()
+                if other.arrival > request.arrival and not other.num_in_flight
+            ]
+            if not younger:
+                return False
+            self._preempt(max(younger, key=lambda other: other.arrival))
+        return True
+
+    def _preempt(self, request: Request) -> None:
+        """Take a request's blocks; it waits, in order of arrival, and then computes prompt and
+        output again.
+        """
+        self.num_preemptions += 1
+        self.num_recomputed_tokens += request.num_computed
+        request.num_computed = 0
+        self._stop_running(request)
+        at = next(
+            (i for i, r in enumerate(self._waiting) if r.arrival > request.arrival),
+            len(self._waiting),
+        )
+        self._waiting.insert(at, request)
+
+    def _stop_running(self, request: Request) -> None:
+        del self._running[request.id]
+        for line in (self._prefilling, self._ready):
+            if request in line:
+                line.remove(request)
+        self.pool.give_back(request.lease)
+        request.lease = Lease()
+
+    def _num_blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_tokens)

@@ -1,0 +1,47 @@
+"""What one step computes, as plain data that a rank without memory of its own can follow.
+
+msgspec.msgpack.encode(step)      # short enough for a ring in shared memory: a decode entry is some
+20 bytes
+"""
+
+import msgspec
+
+RequestId = int | str
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One request's share of a step: compute positions `start` to `start + len(tokens)`.
+
+    `tokens` are the inputs at those positions and `blocks` is the request's whole block table, so
+    position p lies in block `blocks[p // block_tokens]`. With `samples` the last row reaches the
+    end of what is known and yields output token number `index`, drawn at `temperature` (0: the
+    likeliest) from `seed`.
+    """
+
+    request_id: RequestId
+    start: int
+    tokens: tuple[int, ...]
+    blocks: tuple[int, ...]
+    samples: bool
+    temperature: float = 0.0
+    seed: int = 0
+    index: int = 0
+
+    @property
+    def stop(self) -> int:
+        """One past the last position computed: the length of the sequence after this step."""
+        return self.start + len(self.tokens)
+
+
+class Step(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One batch: decodes first, then prefill chunks. Ids count up from 0; steps are committed in
+    that order.
+    """
+
+    id: int
+    entries: tuple[Entry, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows of the batch."""
+        return sum(len(entry.tokens) for entry in self.entries)
