@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, NoReturn
 
 from wirecut.errors import WirecutError
@@ -46,21 +47,21 @@ def main(fd: int) -> int:
         config = control.receive()
     except ChannelClosed:
         return 1
-    entry = _load(config.entry)
-    shared = mmap.mmap(-1, max(config.shared_bytes, mmap.PAGESIZE))
+    module = _load(config.module)
+    shared = mmap.mmap(-1, max(module.shared_bytes(config.payloads[0]), mmap.PAGESIZE))
     children = {
-        _fork(config, rank, entry, shared, control): rank for rank in range(len(config.payloads))
+        _fork(config, rank, module.run, shared, control): rank
+        for rank in range(len(config.payloads))
     }
     for other in config.fds:
         os.close(other)
     return _watch(control, children)
 
 
-def _load(entry: str) -> Callable[[RankProcess], None]:
-    module, _, function = entry.partition(":")
-    if not module.startswith("wirecut."):
-        raise ValueError(f"entry {entry!r} is not wirecut's")
-    return getattr(importlib.import_module(module), function)
+def _load(name: str) -> ModuleType:
+    if not name.startswith("wirecut."):
+        raise ValueError(f"module {name!r} is not wirecut's")
+    return importlib.import_module(name)
 
 
 def _fork(

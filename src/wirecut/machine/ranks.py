@@ -3,7 +3,7 @@
 The command starts one *host process*, which imports the heavy libraries once, maps the memory that the ranks will share
 and forks them: eight ranks start as fast as one, and nothing that could be left behind has a name on disk.
 
-    with start_ranks("wirecut.engine.worker:run", payloads, cpus, shared_bytes=1 << 20, accepts=Said) as ranks:
+    with start_ranks("wirecut.engine.worker", payloads, cpus, accepts=Said) as ranks:
         for rank, message in ranks.messages(): ...
 
 Ends: a rank that dies is named (`RankFailed`) and its like are killed. If this process dies, however it dies, the host
@@ -31,10 +31,9 @@ STOP_S = 3.0  # what a host process gets to end its ranks before it is killed
 
 
 class HostConfig(msgspec.Struct, frozen=True):
-    """What the host process is told: the function every rank runs, and for each its cores, its socket and its task."""
+    """What the host process is told: the module that ranks run, and for each its cores, socket and task."""
 
-    entry: str
-    shared_bytes: int
+    module: str
     cpus: list[list[int]]
     fds: list[int]
     payloads: list[bytes]
@@ -145,23 +144,22 @@ class Ranks:
 
 
 def start_ranks(
-    entry: str,
+    module: str,
     payloads: Sequence[bytes],
     cpus: Sequence[Sequence[int]],
     *,
-    shared_bytes: int,
     accepts: Any,
 ) -> Ranks:
-    """Start one rank per payload on this host, pinned to its `cpus`, running `entry` ("module:function").
+    """Start one rank per payload on this host, pinned to its `cpus`.
 
-    `accepts` is the union of message types that ranks send, besides `Failed`.
+    Each calls `run(process)` of `module`; `shared_bytes(payload)` there says how much memory they
+    share. `accepts` is the union of message types that ranks send, besides `Failed`.
     """
     ours, theirs = Channel.pair()
     ends = [Channel.pair() for _ in payloads]
     inherited = [theirs, *(end for _, end in ends)]
     config = HostConfig(
-        entry=entry,
-        shared_bytes=shared_bytes,
+        module=module,
         cpus=[list(each) for each in cpus],
         fds=[end.fileno() for _, end in ends],
         payloads=list(payloads),

@@ -1,0 +1,87 @@
+"""One step as tensors, complete when built: what every layer needs to know about the tokens of this forward.
+
+Shapes: T tokens of the step, L positions that a sequence may look at.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from wirecut.sched.step import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One sequence's rows in the batch, and where its keys and values lie.
+
+    Rows `first` up to `last` hold positions `start` and on; after them it has `length` positions.
+    `slots` is the place of the first when they lie in a row, else every position's place.
+    `mask_TL` hides later positions from a chunk's rows; None when one row sees all, or all begin at 0.
+    """
+
+    first: int
+    last: int
+    start: int
+    length: int
+    slots: int | torch.Tensor
+    mask_TL: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The input of one forward."""
+
+    tokens_T: torch.Tensor
+    positions_T: torch.Tensor
+    slots_T: torch.Tensor
+    spans: tuple[Span, ...]
+    sampled_rows: torch.Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        return self.tokens_T.numel()
+
+
+def build_batch(
+    entries: tuple[Entry, ...], *, block_tokens: int, dtype: torch.dtype, device: torch.device
+) -> Batch:
+    """The batch of a step's entries; every rank builds the same."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    spans: list[Span] = []
+    sampled: list[int] = []
+    for entry in entries:
+        first, count = len(tokens), len(entry.tokens)
+        length = entry.start + count
+        tokens += entry.tokens
+        positions += range(entry.start, length)
+        places = _places(entry.blocks, length, block_tokens)
+        if isinstance(places, int):
+            slots += range(places + entry.start, places + length)
+        else:
+            slots += places[entry.start :]
+        mask = None
+        if count > 1 and entry.start > 0:
+            seen = torch.ones(count, length, dtype=torch.bool, device=device).tril(entry.start)
+            mask = torch.zeros(count, length, dtype=dtype, device=device)
+            mask.masked_fill_(~seen, float("-inf"))
+        where = places if isinstance(places, int) else torch.tensor(places, device=device)
+        spans.append(Span(first, first + count, entry.start, length, where, mask))
+        if entry.samples:
+            sampled.append(first + count - 1)
+    return Batch(
+        tokens_T=torch.tensor(tokens, device=device),
+        positions_T=torch.tensor(positions, device=device),
+        slots_T=torch.tensor(slots, device=device),
+        spans=tuple(spans),
+        sampled_rows=torch.tensor(sampled, device=device, dtype=torch.int64),
+    )
+
+
+def _places(blocks: tuple[int, ...], length: int, block_tokens: int) -> int | list[int]:
+    """Where positions 0 to `length` lie in the cache: the first place when they lie in a row, else each one's."""
+    first = blocks[0]
+    if all(block == first + i for i, block in enumerate(blocks)):
+        return first * block_tokens
+    return [block * block_tokens + i for block in blocks for i in range(block_tokens)][:length]

@@ -1,0 +1,118 @@
+"""Communication as an object handed in: it counts calls and payload bytes by axis, whatever carries them.
+
+    tp = Comm(transport)       # transport: ShmGroup or TorchGroup
+    tp = Comm(None)            # a group of one: nothing to do, nothing to count, no process group needed
+
+What is counted is what `cost` calls `wire_bytes`: the bytes handed to a collective, once per group,
+independent of the algorithm that carries them.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from wirecut.machine.shm import Mailbox
+from wirecut.machine.sockets import TorchGroup
+
+
+class Transport(Protocol):
+    """What carries the collectives of one group."""
+
+    size: int
+    rank: int | None
+
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor: ...
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor | None: ...
+
+
+@dataclass(slots=True)
+class Count:
+    """Calls made and payload bytes handed over."""
+
+    calls: int = 0
+    bytes: int = 0
+
+    def add(self, num_bytes: int) -> None:
+        self.calls += 1
+        self.bytes += num_bytes
+
+
+class Comm:
+    """The tensor-parallel group as one rank sees it."""
+
+    def __init__(self, transport: Transport | None) -> None:
+        self.size = transport.size if transport else 1
+        self.rank = (transport.rank or 0) if transport else 0
+        self.count = Count()
+        self._transport = transport
+
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        """Sum `x` over the group, in place."""
+        if self._transport is None:
+            return x
+        self.count.add(x.nbytes)
+        return self._transport.all_reduce(x)
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor | None:
+        """`x` (rows, columns) of every rank side by side on the group's first rank; None elsewhere."""
+        if self._transport is None:
+            return x
+        self.count.add(x.nbytes * self.size)
+        return self._transport.gather(x)
+
+
+class HandOff(Protocol):
+    """One boundary between two stages: tokens x hidden from every rank before to every rank behind it."""
+
+    count: Count
+
+    def send(self, x: torch.Tensor) -> None: ...
+
+    def receive(self, out: torch.Tensor) -> torch.Tensor: ...
+
+
+class SharedHandOff:
+    """Through shared memory: the first rank before the boundary writes once, every rank behind reads."""
+
+    def __init__(self, box: Mailbox, tp_rank: int) -> None:
+        self.count = Count()
+        self._box, self._tp_rank = box, tp_rank
+
+    def send(self, x: torch.Tensor) -> None:
+        if self._tp_rank == 0:
+            self._box.write(x)
+            self.count.add(x.nbytes)
+
+    def receive(self, out: torch.Tensor) -> torch.Tensor:
+        return self._box.read(self._tp_rank, out)
+
+
+class SocketHandOff:
+    """Between hosts: each rank sends its part of the rows' bytes once, and those behind put them together.
+
+    Crossing bytes are tokens x hidden whatever TP is; the putting together stays inside the receiving stage.
+    """
+
+    def __init__(
+        self, pair: TorchGroup, together: TorchGroup | None, tp_rank: int, tp: int
+    ) -> None:
+        self.count = Count()
+        self._pair, self._together, self._tp_rank, self._tp = pair, together, tp_rank, tp
+
+    def send(self, x: torch.Tensor) -> None:
+        flat = x.reshape(-1)
+        share = -(-flat.numel() // self._tp)
+        part = flat[self._tp_rank * share : (self._tp_rank + 1) * share]
+        padded = torch.nn.functional.pad(part, (0, share - part.numel()))
+        self._pair.send(padded, to=1)
+        if self._tp_rank == 0:
+            self.count.add(x.nbytes)
+
+    def receive(self, out: torch.Tensor) -> torch.Tensor:
+        share = -(-out.numel() // self._tp)
+        part = self._pair.receive(out.new_empty(share), source=0)
+        whole = part if self._together is None else self._together.all_gather(part)
+        out.view(-1).copy_(whole[: out.numel()])
+        return out

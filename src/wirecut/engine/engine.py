@@ -1,0 +1,265 @@
+"""The front of the engine: starts the ranks of a cut, deals requests to its replicas, streams tokens back.
+
+    with Engine(folder, cut, fabric, limits=limits, dtype="bf16") as engine:
+        for request, token, reason in engine.stream([Prompt((1, 2, 3), max_tokens=16)]):
+            ...
+        totals = engine.finish()
+
+Imports no torch: the ranks do.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from wirecut.engine.messages import (
+    Counted,
+    FromRank,
+    Loaded,
+    Loading,
+    Sampled,
+    Stop,
+    Submit,
+    Task,
+)
+from wirecut.engine.wired import choose_wires
+from wirecut.errors import LayoutError, MissingExtra, UsageError
+from wirecut.fabric.discover import usable_cores
+from wirecut.fabric.fabric import Fabric
+from wirecut.layout.plan import Cut, Limits
+from wirecut.layout.rules import why_not
+from wirecut.machine.channel import ChannelClosed
+from wirecut.machine.ranks import Ranks, start_ranks
+from wirecut.sched.request import Reason
+from wirecut.spec.checkpoint import check_checkpoint
+from wirecut.spec.hf import read_config
+
+BLOCK_TOKENS = 32
+REPORT_S = 30.0  # what ranks get to report and end
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One request: token ids in, at most `max_tokens` out. Temperature 0 is greedy."""
+
+    tokens: tuple[int, ...]
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+    stop_tokens: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came back for one prompt: tokens, seconds from submission to each, and why it ended."""
+
+    tokens: list[int] = field(default_factory=list)
+    at_s: list[float] = field(default_factory=list)
+    reason: Reason | None = None
+    logits: list[bytes] = field(default_factory=list)
+
+    @property
+    def ttft_s(self) -> float:
+        """Seconds to the first token."""
+        return self.at_s[0]
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Mean seconds per token after the first; None when there is none."""
+        return (self.at_s[-1] - self.at_s[0]) / (len(self.at_s) - 1) if len(self.at_s) > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the ranks counted, over all replicas: by axis, and the forwards that it belongs to, by replica."""
+
+    comm: dict[str, dict[str, int]]
+    replicas: tuple[Counted, ...]
+
+
+class Engine:
+    """Ranks that hold a model. A context manager: leaving it ends every rank, whatever happened."""
+
+    def __init__(
+        self,
+        folder: Path,
+        cut: Cut,
+        fabric: Fabric,
+        *,
+        limits: Limits,
+        dtype: str,
+        keep_logits: bool = False,
+        progress: Callable[[int, int], None] = lambda done, of: None,
+    ) -> None:
+        """Start the ranks and return once each holds its slices. Raises WirecutError.
+
+        `progress` is called with tensors read and tensors to read, over all ranks.
+        """
+        self.spec = read_config(folder / "config.json")
+        self.cut, self.limits = cut, limits
+        if reason := why_not(self.spec, cut.layout, len(fabric.devices)):
+            raise LayoutError(reason)
+        if cut.stages[-1][1] != self.spec.num_layers:
+            raise UsageError(
+                f"the plan's stages {cut.stages} are for {cut.stages[-1][1]} layers, "
+                f"{self.spec.name} has {self.spec.num_layers}: plan again"
+            )
+        if limits.kv_tokens < BLOCK_TOKENS:
+            raise UsageError(f"kv_tokens is {limits.kv_tokens}, expected at least {BLOCK_TOKENS}")
+        check_checkpoint(folder, self.spec)
+        self._begin = time.monotonic()
+        self._ranks = _start(folder, cut, fabric, limits, dtype, keep_logits)
+        try:
+            self.loaded = self._load(progress)
+        except BaseException:
+            self._ranks.stop()
+            raise
+        self.load_s = time.monotonic() - self._begin
+
+    def _load(self, progress: Callable[[int, int], None]) -> list[Loaded]:
+        loaded: dict[int, Loaded] = {}
+        seen: dict[int, Loading] = {}
+        while len(loaded) < self.cut.layout.world_size:
+            rank, message = self._ranks.next_message()
+            if isinstance(message, Loaded):
+                loaded[rank] = message
+            elif isinstance(message, Loading):
+                seen[rank] = message
+                per_rank = sum(each.of for each in seen.values()) / len(seen)
+                of = round(per_rank * self.cut.layout.world_size)
+                progress(sum(each.done for each in seen.values()), of)
+        return [loaded[rank] for rank in range(len(loaded))]
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """Serve `prompts` together and return their answers in order."""
+        answers = [Answer() for _ in prompts]
+        for _ in self.stream(prompts, answers):
+            pass
+        return answers
+
+    def stream(self, prompts: Sequence[Prompt], answers: list[Answer]) -> Iterator[tuple[int, int]]:
+        """Serve `prompts` together: (index of the prompt, token) as they come; `answers` fill meanwhile."""
+        for index, prompt in enumerate(prompts):
+            self._check(index, prompt)
+        layout = self.cut.layout
+        load = [0] * layout.dp
+        begin = time.monotonic()
+        for index, prompt in enumerate(prompts):
+            replica = load.index(min(load))
+            load[replica] += len(prompt.tokens) + prompt.max_tokens
+            self._ranks.channels[layout.rank(dp=replica)].send(
+                Submit(
+                    index,
+                    prompt.tokens,
+                    prompt.max_tokens,
+                    prompt.stop_tokens,
+                    prompt.temperature,
+                    prompt.seed,
+                )
+            )
+        left = len(prompts)
+        while left:
+            _, message = self._ranks.next_message()
+            now = time.monotonic() - begin
+            assert isinstance(message, Sampled)
+            for place, (index, token, reason) in enumerate(message.tokens):
+                answer = answers[index]
+                answer.tokens.append(token)
+                answer.at_s.append(now)
+                answer.reason = reason
+                if message.logits:
+                    answer.logits.append(message.logits[place])
+                left -= reason is not None
+                yield index, token
+
+    def finish(self) -> Totals:
+        """End the ranks in order and return what they counted."""
+        layout = self.cut.layout
+        for replica in range(layout.dp):
+            self._ranks.channels[layout.rank(dp=replica)].send(Stop())
+        counted: dict[int, Counted] = {}
+        try:
+            while len(counted) < layout.world_size:
+                rank, message = self._ranks.next_message(timeout_s=REPORT_S)
+                counted[rank] = message
+        except (ChannelClosed, TimeoutError):
+            pass  # the counts that came are still true
+        self._ranks.stop()
+        comm: dict[str, dict[str, int]] = {}
+        for each in counted.values():
+            for axis in each.calls:
+                total = comm.setdefault(axis, {"calls": 0, "bytes": 0})
+                total["calls"] += each.calls[axis]
+                total["bytes"] += each.bytes[axis]
+        return Totals(comm, tuple(self._replica_totals(counted, r) for r in range(layout.dp)))
+
+    def _replica_totals(self, counted: dict[int, Counted], replica: int) -> Counted:
+        """A replica's forwards, from the rank of it that samples: it sees every step."""
+        return counted[self.cut.layout.rank(dp=replica, pp=self.cut.layout.pp - 1)]
+
+    def _check(self, index: int, prompt: Prompt) -> None:
+        most = len(prompt.tokens) + prompt.max_tokens
+        room = self.limits.kv_tokens // BLOCK_TOKENS * BLOCK_TOKENS
+        if not prompt.tokens or prompt.max_tokens < 1:
+            raise UsageError(f"prompt {index} is empty, or asks for no token")
+        if most > self.spec.max_positions:
+            raise UsageError(
+                f"prompt {index}: {len(prompt.tokens)} tokens and {prompt.max_tokens} to write are "
+                f"{most}, the model's window is {self.spec.max_positions}"
+            )
+        if most > room:
+            raise UsageError(
+                f"prompt {index}: {len(prompt.tokens)} tokens and {prompt.max_tokens} to write are "
+                f"{most}, there is KV room for {room}"
+            )
+        if not all(0 <= token < self.spec.vocab for token in prompt.tokens):
+            raise UsageError(f"prompt {index} has token ids outside 0 to {self.spec.vocab - 1}")
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ranks.stop()
+
+
+def round_up_kv(tokens: int) -> int:
+    """KV room in whole blocks."""
+    return -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
+
+
+def _start(
+    folder: Path,
+    cut: Cut,
+    fabric: Fabric,
+    limits: Limits,
+    dtype: str,
+    keep_logits: bool,
+) -> Ranks:
+    if find_spec("torch") is None or find_spec("safetensors") is None:
+        raise MissingExtra("engine", "running a model")
+    wired = choose_wires(cut, fabric)
+    task = Task(str(folder), dtype, cut, wired, limits, BLOCK_TOKENS, keep_logits)
+    here = usable_cores()
+    cpus = [_cores_of(fabric.devices[device].cpus, device, here) for device in cut.placement]
+    payload = msgspec.msgpack.encode(task)
+    return start_ranks(
+        "wirecut.engine.worker",
+        [payload] * cut.layout.world_size,
+        cpus,
+        accepts=FromRank,
+    )
+
+
+def _cores_of(cpus: tuple[int, ...], device: int, here: list[int]) -> list[int]:
+    """The device's cores, or others of this machine when the fabric was probed on one with more."""
+    return [cpu for cpu in cpus if cpu in here] or [here[device % len(here)]]

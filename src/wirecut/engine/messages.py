@@ -1,0 +1,70 @@
+"""What the front and the ranks say to each other, as plain data."""
+
+import msgspec
+
+from wirecut.engine.wired import Wired
+from wirecut.layout.plan import Cut, Limits
+from wirecut.sched.request import Reason
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What a rank is started with."""
+
+    folder: str
+    dtype: str
+    cut: Cut
+    wired: Wired
+    limits: Limits
+    block_tokens: int
+    keep_logits: bool
+
+
+class Loading(msgspec.Struct, frozen=True, tag="loading"):
+    """A rank read another layer."""
+
+    done: int
+    of: int
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """A rank holds its slices and waits for work."""
+
+    bytes_read: int
+    seconds: float
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """A request for the leader of a replica."""
+
+    id: int
+    prompt: tuple[int, ...]
+    max_tokens: int
+    stop_tokens: tuple[int, ...]
+    temperature: float
+    seed: int
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """No more requests: report and end."""
+
+
+class Sampled(msgspec.Struct, frozen=True, tag="sampled"):
+    """Tokens of one step: (request, token, why it ended or None). `logits` only when the task asked for them."""
+
+    tokens: list[tuple[int, int, Reason | None]]
+    logits: list[bytes] = []
+
+
+class Counted(msgspec.Struct, frozen=True, tag="counted"):
+    """A rank's last words: calls and payload bytes by axis, counted where its group counts, and its forwards."""
+
+    calls: dict[str, int]
+    bytes: dict[str, int]
+    forwards: int
+    tokens: int
+    sampling_forwards: int
+    sampled_rows: int
+
+
+FromRank = Loading | Loaded | Sampled | Counted
+ToRank = Submit | Stop

@@ -1,0 +1,242 @@
+"""What a rank does: load its slices, then run steps until told to stop.
+
+The first rank of a replica leads it: it owns the scheduler, tells the others each step, and hears
+the tokens. The others have no memory of requests: a step carries all that they need.
+"""
+
+import time
+from collections import deque
+from pathlib import Path
+
+import msgspec
+import torch
+
+from wirecut.engine.batch import build_batch
+from wirecut.engine.messages import (
+    Counted,
+    Loaded,
+    Loading,
+    Sampled,
+    Stop,
+    Submit,
+    Task,
+    ToRank,
+)
+from wirecut.engine.sampling import sample
+from wirecut.engine.weights import SliceReader, load_stage
+from wirecut.engine.wiring import Wires, connect
+from wirecut.engine.wiring import shared_bytes as wires_bytes
+from wirecut.machine.host import RankProcess
+from wirecut.machine.shm import Arena
+from wirecut.sched.request import Request
+from wirecut.sched.scheduler import Scheduler
+from wirecut.sched.step import Entry, Step
+from wirecut.spec.hf import read_config
+
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+IDLE_S = 20.0  # an idle replica sends an empty step this often, so that no socket times out
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_step = msgspec.msgpack.Decoder(Step).decode
+_decode_tokens = msgspec.msgpack.Decoder(tuple[list[int], list[bytes]]).decode
+
+
+def shared_bytes(payload: bytes) -> int:
+    """Shared memory that the ranks of this task will take; most of it is never touched."""
+    task = msgspec.msgpack.decode(payload, type=Task)
+    spec = read_config(Path(task.folder) / "config.json")
+    itemsize = TORCH_DTYPES[task.dtype].itemsize
+    return wires_bytes(
+        task.cut.layout, task.wired, task.limits, hidden=spec.hidden, itemsize=itemsize
+    )
+
+
+def run(process: RankProcess) -> None:
+    """Entry of a rank process; see `machine.ranks.start_ranks`."""
+    torch.set_num_threads(max(1, len(process.cpus)))
+    task = msgspec.msgpack.decode(process.payload, type=Task)
+    process.channel.expect(ToRank)
+    with torch.inference_mode():
+        rank = Rank(process, task)
+        if rank.is_leader:
+            Leader(rank, process).run()
+        else:
+            rank.follow()
+        process.channel.send(rank.counted())
+
+
+class Rank:
+    """One rank's stage and wires, and the counters of what it ran."""
+
+    def __init__(self, process: RankProcess, task: Task) -> None:
+        begin = time.monotonic()
+        cut, spec = task.cut, read_config(Path(task.folder) / "config.json")
+        self.task, self.cut = task, cut
+        self.at = cut.layout.coord(process.rank)
+        self.stage_index = self.at["pp"]
+        self.is_first, self.is_last = self.stage_index == 0, self.stage_index == cut.layout.pp - 1
+        self.is_leader = self.is_first and self.at["tp"] == 0
+        self.dtype, self.device = TORCH_DTYPES[task.dtype], torch.device("cpu")
+        self.hidden = spec.hidden
+        self.wires: Wires = connect(
+            cut.layout,
+            task.wired,
+            task.limits,
+            rank=process.rank,
+            arena=Arena(process.shared),
+            hidden=spec.hidden,
+            dtype=self.dtype,
+            crowded=process.crowded,
+        )
+        reader = SliceReader(
+            Path(task.folder),
+            spec,
+            cut,
+            stage=self.stage_index,
+            tp_rank=self.at["tp"],
+            dtype=self.dtype,
+            device=self.device,
+        )
+        self.num_blocks = task.limits.kv_tokens // task.block_tokens
+        self.stage = load_stage(
+            reader,
+            cut,
+            stage=self.stage_index,
+            num_places=self.num_blocks * task.block_tokens,
+            tp=self.wires.tp,
+            progress=lambda: process.channel.send(Loading(reader.tensors_done, len(reader))),
+        )
+        self.forwards = self.tokens = self.sampling_forwards = self.sampled_rows = 0
+        process.channel.send(Loaded(reader.bytes_read, time.monotonic() - begin))
+
+    def forward(self, entries: tuple[Entry, ...]) -> tuple[list[int], list[bytes]] | None:
+        """This rank's part of a step. Tokens (and logits when kept) where they are sampled, None elsewhere."""
+        batch = build_batch(
+            entries, block_tokens=self.task.block_tokens, dtype=self.dtype, device=self.device
+        )
+        self.forwards += 1
+        self.tokens += batch.num_tokens
+        wires, x_TE = self.wires, None
+        if wires.incoming:
+            x_TE = wires.incoming.receive(
+                torch.empty(batch.num_tokens, self.hidden, dtype=self.dtype, device=self.device)
+            )
+        x_TE = self.stage.forward(batch, x_TE)
+        if wires.outgoing:
+            wires.outgoing.send(x_TE)
+        if not self.is_last:
+            return None
+        sampling = [entry for entry in entries if entry.samples]
+        if not sampling:
+            return ([], []) if self.at["tp"] == 0 else None
+        self.sampling_forwards += 1
+        self.sampled_rows += len(sampling)
+        logits_TV = self.stage.logits(batch, x_TE)
+        if logits_TV is None:
+            return None
+        kept = [row.float().numpy().tobytes() for row in logits_TV] if self.task.keep_logits else []
+        return sample(logits_TV, sampling), kept
+
+    def follow(self) -> None:
+        """Run the leader's steps until the one that ends."""
+        steps, tokens = self.wires.steps, self.wires.tokens
+        assert steps
+        while True:
+            step = _decode_step(steps.receive())
+            if step.id < 0:
+                return
+            if step.entries:
+                sampled = self.forward(step.entries)
+                if tokens and sampled:
+                    tokens.send(_encode(sampled))
+
+    def counted(self) -> Counted:
+        """This rank's counts. A group's are told by its first rank, a boundary's by the sender."""
+        wires = self.wires
+        counts = {}
+        if wires.tp.size > 1 and self.at["tp"] == 0:
+            counts["tp"] = wires.tp.count
+        if wires.outgoing and self.at["tp"] == 0:
+            counts["pp"] = wires.outgoing.count
+        return Counted(
+            calls={axis: count.calls for axis, count in counts.items()},
+            bytes={axis: count.bytes for axis, count in counts.items()},
+            forwards=self.forwards,
+            tokens=self.tokens,
+            sampling_forwards=self.sampling_forwards,
+            sampled_rows=self.sampled_rows,
+        )
+
+
+class Leader:
+    """The loop of a replica: requests in, steps out, tokens back, as many steps in flight as stages."""
+
+    def __init__(self, rank: Rank, process: RankProcess) -> None:
+        self._rank, self._channel = rank, process.channel
+        limits, layout = rank.task.limits, rank.cut.layout
+        self._scheduler = Scheduler(
+            num_blocks=rank.num_blocks,
+            block_tokens=rank.task.block_tokens,
+            max_batched_tokens=limits.max_batched_tokens,
+            max_seqs=limits.max_seqs,
+            max_in_flight=layout.pp,
+        )
+        self._in_flight: deque[tuple[Step, tuple[list[int], list[bytes]] | None]] = deque()
+        self._stopping = False
+
+    def run(self) -> None:
+        """Serve until told to stop and nothing is left to do."""
+        depth = self._rank.cut.layout.pp
+        while True:
+            self._hear(idle=not self._in_flight and not self._scheduler.has_work)
+            while len(self._in_flight) < depth and (step := self._scheduler.schedule()):
+                self._tell(step)
+                self._in_flight.append((step, self._rank.forward(step.entries)))
+            if self._in_flight:
+                self._commit()
+            elif self._stopping:
+                self._tell(Step(-1, ()))
+                return
+
+    def _hear(self, *, idle: bool) -> None:
+        """Take what the front has sent; when idle, wait for it."""
+        while (idle and not self._stopping) or self._channel.waiting():
+            try:
+                message = self._channel.receive(timeout_s=IDLE_S)
+            except TimeoutError:
+                self._tell(Step(0, ()))
+                continue
+            idle = False
+            if isinstance(message, Stop):
+                self._stopping = True
+                return
+            self._scheduler.add(_request(message))
+
+    def _tell(self, step: Step) -> None:
+        if self._rank.wires.steps:
+            self._rank.wires.steps.send(_encode(step))
+
+    def _commit(self) -> None:
+        """Take the tokens of the oldest step, and pass them on."""
+        step, sampled = self._in_flight.popleft()
+        if self._rank.wires.tokens:
+            sampled = _decode_tokens(self._rank.wires.tokens.receive())
+        assert sampled is not None
+        tokens, logits = sampled
+        ids = [entry.request_id for entry in step.entries if entry.samples]
+        by_request = dict(zip(ids, tokens, strict=True))
+        reasons = {f.request_id: f.reason for f in self._scheduler.commit(step, by_request)}
+        if tokens:
+            told = [(int(i), token, reasons.get(i)) for i, token in by_request.items()]
+            self._channel.send(Sampled(told, logits))
+
+
+def _request(message: Submit) -> Request:
+    return Request(
+        id=message.id,
+        prompt=message.prompt,
+        max_tokens=message.max_tokens,
+        stop_tokens=frozenset(message.stop_tokens),
+        temperature=message.temperature,
+        seed=message.seed,
+    )
