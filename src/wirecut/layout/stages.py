@@ -1,5 +1,6 @@
 """Cutting a model's layers into pipeline stages, by a weight per layer (seconds or bytes), ends included."""
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -12,7 +13,7 @@ def cut_stages(
     """The cut into `pp` contiguous stages whose heaviest is lightest; each holds at least one layer.
 
     `first_extra` is what the embedding adds to the first stage, `last_extra` what norm and head add to the last.
-    Exact: dynamic programming over (stage, layers so far), O(pp x layers^2). Of equally good cuts, the one with the
+    Weights are not negative. Exact: dynamic programming over (stage, layers so far). Of equally good cuts, the one with the
     fewest layers in late stages.
     """
     layers = len(weights)
@@ -30,12 +31,14 @@ def cut_stages(
         row: dict[int, float] = {}
         origin: dict[int, int] = {}
         for last in range(stage + 1, layers + 1):
-            options = (
-                (max(worst[-1][first], load(stage, first, last)), -first)
-                for first in range(stage, last)
-            )
-            row[last], negative_first = min(options)
-            origin[last] = -negative_first
+            best = math.inf
+            for first in range(last - 1, stage - 1, -1):
+                own = load(stage, first, last)
+                if own >= best:
+                    break  # an earlier start only adds to this stage
+                if max(own, worst[-1][first]) < best:
+                    best, origin[last] = max(own, worst[-1][first]), first
+            row[last] = best
         worst.append(row)
         came_from.append(origin)
 
