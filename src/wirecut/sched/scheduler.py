@@ -91,9 +91,9 @@ class Scheduler:
             )
         most = len(request.prompt) + request.max_tokens
         room = self.pool.num_blocks * self.block_tokens
-        limit, what = min(
-            (self.max_positions, "positions of the model"), (room, "tokens of KV room")
-        )
+        limit, what = room, "tokens of KV room"
+        if self.max_positions < room:
+            limit, what = self.max_positions, "positions of the model"
         if most > limit:
             raise UsageError(
                 f"request {request.id!r} needs {most} tokens ({len(request.prompt)} of prompt + "
@@ -127,11 +127,9 @@ class Scheduler:
         """The next step, or None when there is nothing to do before a commit or a new request."""
         if len(self._in_flight) >= self.max_in_flight:
             return None
-        preemptions = self.num_preemptions
         entries = self._decodes()
         left = self._prefills(entries, self.max_batched_tokens - len(entries))
-        if self.num_preemptions == preemptions:
-            self._admit(entries, left)
+        self._admit(entries, left)
         if not entries:
             return None
         step = Step(self._num_steps, tuple(entries))
