@@ -1,0 +1,129 @@
+"""How long one device computes: matrix products from measured points or a roofline, attention,
+starting operations.
+
+    rate = MatrixRate(device, "bf16")
+    rate.seconds(weight_bytes=7_700_000, rows=4, working_set_bytes=7_700_000)
+
+Knows no wires and no layout.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from wirecut.cost.terms import half_width
+from wirecut.errors import FabricError
+from wirecut.fabric.fabric import Device, Source
+from wirecut.units import DTYPE_BYTES
+
+# A device without numbers of its own for a dtype is taken to be as fast as with the other 16-bit
+# one.
+STAND_INS = {"fp16": "bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Measured products on one working set: log rows, and log seconds per weight byte, smallest
+    rows first.
+    """
+
+    log_working_set: float
+    log_rows: tuple[float, ...]
+    log_seconds_per_byte: tuple[float, ...]
+
+    def at(self, log_rows: float) -> float:
+        """Log seconds per byte: straight in logarithms between points, compute-bound (times rows)
+        beyond the last.
+        """
+        if log_rows > self.log_rows[-1]:
+            return self.log_seconds_per_byte[-1] + log_rows - self.log_rows[-1]
+        return interpolate(self.log_rows, self.log_seconds_per_byte, log_rows)
+
+
+def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
+    """Straight between the points (rising xs), the end's value beyond an end."""
+    if x <= xs[0]:
+        return ys[0]
+    if x >= xs[-1]:
+        return ys[-1]
+    above = bisect_left(xs, x)
+    share = (x - xs[above - 1]) / (xs[above] - xs[above - 1])
+    return ys[above - 1] + share * (ys[above] - ys[above - 1])
+
+
+@dataclass(frozen=True)
+class MatrixRate:
+    """What one device's matrix products cost in one dtype. Raises FabricError when it has no number
+    for the dtype.
+    """
+
+    device: Device
+    dtype: str
+
+    @cached_property
+    def series(self) -> tuple[Series, ...]:
+        """The measured points by working set, smallest first; empty when there are none."""
+        by_set: dict[int, dict[int, float]] = {}
+        for name in (self.dtype, STAND_INS.get(self.dtype)):
+            for point in self.device.points:
+                if point.dtype == name:
+                    by_set.setdefault(point.weight_bytes, {})[point.rows] = point.seconds
+            if by_set:
+                break
+        return tuple(_series(size, by_set[size]) for size in sorted(by_set))
+
+    @cached_property
+    def flops_per_s(self) -> float:
+        """Peak rate in this dtype, or in the one that stands in for it."""
+        rates = self.device.flops_per_s
+        for name in (self.dtype, STAND_INS.get(self.dtype)):
+            if name is not None and name in rates:
+                return rates[name]
+        known = ", ".join(rates) or "none"
+        raise FabricError(
+            f"the fabric has no rate of device {self.device.id} in {self.dtype} (it has {known}): "
+            f"choose one with --dtype, or probe again"
+        )
+
+    @property
+    def source(self) -> Source:
+        return self.device.source
+
+    @property
+    def spread(self) -> float:
+        return half_width(self.device.source)
+
+    def seconds(self, *, weight_bytes: float, rows: int, working_set_bytes: float) -> float:
+        """Time to multiply `rows` rows with weights of `weight_bytes`, out of a working set read
+        over and over.
+
+        Measured points where there are any; else the roofline (Williams et al. 2009): the longer of
+        reading the weights and of 2 FLOP per weight and row.
+        """
+        if weight_bytes == 0 or rows == 0:
+            return 0.0
+        if not self.series:
+            flops = 2 * weight_bytes / DTYPE_BYTES[self.dtype] * rows
+            return max(weight_bytes / self.device.bytes_per_s, flops / self.flops_per_s)
+        log_rows = math.log(rows)
+        sizes = [one.log_working_set for one in self.series]
+        values = [one.at(log_rows) for one in self.series]
+        return weight_bytes * math.exp(interpolate(sizes, values, math.log(working_set_bytes)))
+
+    def kv_seconds(self, kv_bytes: float) -> float:
+        """Time to read keys and values from the cache."""
+        return kv_bytes / self.device.bytes_per_s
+
+    def attention_seconds(self, width: int, pairs: float) -> float:
+        """Time for `pairs` of query and key tokens over `width` = heads x head_dim: 2 FLOP for QK
+        and 2 for AV each.
+        """
+        return 4 * width * pairs / self.flops_per_s
+
+
+def _series(working_set_bytes: int, seconds_by_rows: dict[int, float]) -> Series:
+    rows = sorted(seconds_by_rows)
+    per_byte = (math.log(seconds_by_rows[n] / working_set_bytes) for n in rows)
+    return Series(math.log(working_set_bytes), tuple(math.log(n) for n in rows), tuple(per_byte))

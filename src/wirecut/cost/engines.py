@@ -1,0 +1,47 @@
+"""What a runtime adds to the arithmetic, counted in launches of small operations so that it moves
+between machines.
+
+profile = engine_profile("wirecut")
+"""
+
+from dataclasses import dataclass
+
+from wirecut.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class EngineProfile:
+    """Launches per forward, on every rank; a launch takes the device's `launch_s`."""
+
+    name: str
+    ops_per_layer: int  # norms, projections, rotary, cache write, activation, additions
+    ops_per_sequence_layer: int  # attention on CPU cores is one call per sequence, and its slicing
+    step_ops: int  # schedule, step message, batch tensors: once per step, before the first stage
+    ops_per_sequence: int  # sampling and commit of one sequence: once per step, on the last stage
+    block_tokens: int  # KV cache is given out in blocks of so many tokens
+    message_bytes: int  # a step or its tokens on the way between ranks
+
+
+# Counted in the built-in engine's step; calibrated against it by `wirecut verify` on the demo
+# model.
+WIRECUT = EngineProfile(
+    name="wirecut",
+    ops_per_layer=22,
+    ops_per_sequence_layer=2,
+    step_ops=60,
+    ops_per_sequence=6,
+    block_tokens=16,
+    message_bytes=1024,
+)
+ENGINES = {"wirecut": WIRECUT}
+LATER = ("vllm", "sglang", "trtllm")
+
+
+def engine_profile(name: str) -> EngineProfile:
+    """The profile of a runtime by name. Raises UsageError that lists the names."""
+    if name in ENGINES:
+        return ENGINES[name]
+    known = ", ".join(ENGINES)
+    if name in LATER:
+        raise UsageError(f"engine {name!r} is not supported yet; this version predicts: {known}")
+    raise UsageError(f"no engine {name!r}; this version predicts: {known}")

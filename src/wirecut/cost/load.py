@@ -1,0 +1,296 @@
+"""How forwards follow one another under a load: pipelines filled, prefills between decodes,
+requests that wait.
+
+    timing = time_load(replica, Load(traffic, dp=2, most_running=64))
+    timing.ttft_s, timing.tpot_s, timing.output_tokens_per_s
+
+`speed` makes every wire so many times as fast, which is how the planner asks where a decision
+flips.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from wirecut.cost.forward import Batch, Forward
+from wirecut.cost.replica import Replica
+from wirecut.cost.step import price_forward
+from wirecut.cost.terms import Phase
+from wirecut.spec.traffic import Traffic
+from wirecut.units import show_seconds
+
+# How many requests a run has when its length is not given but its queue grows without end.
+SATURATED_REQUESTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The traffic on `dp` replicas, each of which runs `most_running` requests at once at most."""
+
+    traffic: Traffic
+    dp: int
+    most_running: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """One token for every running request: `batches` in flight, one after the other through the
+    stages.
+
+    `bubble_s` is what `step_s` has over stages that are always busy (and over the hand-offs);
+    `idle` the share of stage time that nobody works.
+    """
+
+    forward: Forward
+    batches: int
+    step_s: float
+    bubble_s: float
+    idle: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """Prompts through the stages in chunks of the token budget: `chunks` - 1 like `chunk`, then
+    `last`.
+
+    `seconds` until the first token is back, `held_s` for which the slowest stage is held from
+    others.
+    """
+
+    prompts: int
+    chunks: int
+    chunk: Forward
+    last: Forward
+    seconds: float
+    bubble_s: float
+    held_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Time that a request spends on others."""
+
+    name: str
+    phase: Phase
+    seconds: float
+    because: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What a load meets, per request and in all, with the parts it is made of."""
+
+    running: int
+    ttft_s: float
+    tpot_s: float
+    output_tokens_per_s: float
+    decode: Decode
+    prefill: Prefill
+    waits: tuple[Wait, ...]
+
+
+def time_decode(replica: Replica, requests: int, *, context: float, speed: float = 1.0) -> Decode:
+    """A decode step of `requests` sequences with `context` tokens each, dealt evenly to batches in
+    flight.
+
+    step = max(the way of one batch through all stages, batches x the slowest stage or hand-off).
+    """
+    pp = len(replica.stages)
+    batches = min(pp, requests)
+    rows = -(-requests // batches)
+    forward = price_forward(replica, Batch(rows, rows, rows * context, rows * context, rows))
+    stages, between, slowest = _lengths(forward, speed)
+    step_s = max(stages + between, batches * slowest)
+    work = stages * batches / pp
+    return Decode(forward, batches, step_s, step_s - work - between, 1 - work / step_s)
+
+
+def time_prefill(
+    replica: Replica, prompt_tokens: int, *, prompts: int = 1, speed: float = 1.0
+) -> Prefill:
+    """Prefill of `prompts` prompts in chunks of the token budget, pipelined.
+
+    seconds = the last chunk's way through all stages + (chunks - 1) x the slowest stage of a full
+    chunk.
+    """
+    tokens = prompts * prompt_tokens
+    rows = min(replica.pricing.limits.max_batched_tokens, tokens)
+    chunks = -(-tokens // rows)
+    last_rows = tokens - (chunks - 1) * rows
+    last = price_forward(
+        replica, _chunk(last_rows, prompt_tokens, max(1, last_rows // prompt_tokens))
+    )
+    chunk = price_forward(replica, _chunk(rows, prompt_tokens, rows // prompt_tokens))
+    stages, between, slowest = _lengths(last, speed)
+    chunk_stages, _, chunk_slowest = _lengths(chunk, speed)
+    seconds = stages + between + (chunks - 1) * chunk_slowest
+    ideal = (stages + (chunks - 1) * chunk_stages) / len(replica.stages)
+    held_s = slowest + (chunks - 1) * chunk_slowest
+    return Prefill(prompts, chunks, chunk, last, seconds, seconds - ideal - between, held_s)
+
+
+def _chunk(rows: int, prompt_tokens: int, logit_rows: int) -> Batch:
+    """`rows` tokens of prompts at their mean place: causal, so a token sees half of its prompt on
+    average.
+    """
+    kv_tokens = max(rows, (prompt_tokens + rows) / 2)
+    pairs = rows * (prompt_tokens + 1) / 2
+    return Batch(rows, -(-rows // prompt_tokens), kv_tokens, pairs, logit_rows)
+
+
+def _lengths(forward: Forward, speed: float) -> tuple[float, float, float]:
+    """Seconds: of all stages together, of hand-offs and return, of the slowest stage or
+    hand-off.
+    """
+    if len(forward.compute_s) == 1:
+        only = forward.compute_s[0] + forward.wire_s[0] / speed
+        return only, 0.0, only
+    stages = [c + w / speed for c, w in zip(forward.compute_s, forward.wire_s, strict=True)]
+    between = (sum(forward.handoffs_s) + forward.back_s) / speed
+    return sum(stages), between, max(*stages, max(forward.handoffs_s) / speed)
+
+
+def time_load(replica: Replica, load: Load, *, speed: float = 1.0) -> Timing:
+    """What the load meets on `load.dp` replicas like this one."""
+    traffic = load.traffic
+    if traffic.static_batch or traffic.rate == math.inf:
+        return _all_at_start(replica, load, speed)
+    if traffic.rate is not None:
+        return _open_loop(replica, load, traffic.rate, speed)
+    return _closed_loop(replica, load, speed)
+
+
+def _steady(replica: Replica, traffic: Traffic, running: int, speed: float) -> Timing:
+    """One replica that always runs `running` requests, each followed by the next at once.
+
+    While one request is answered, every other one is prefilled once: (running - 1) x held_s, spread
+    over the request's output tokens. A new request waits for half of the step in progress on
+    average.
+    """
+    outputs, others = traffic.output_tokens, running - 1
+    decode = time_decode(replica, running, context=_context(traffic), speed=speed)
+    prefill = time_prefill(replica, traffic.input_tokens, speed=speed)
+    waits: list[Wait] = []
+    stolen = others * prefill.held_s / outputs
+
+    def why_wait() -> str:
+        return f"half of {show_seconds(decode.step_s)}"
+
+    def why_stolen() -> str:
+        return f"{others} others x prefill {show_seconds(prefill.held_s)} / {outputs} output tokens"
+
+    in_progress = decode.step_s / 2 if others and outputs > 1 else 0.0
+    if others:
+        waits.append(Wait("step in progress", "prefill", in_progress, why_wait))
+        waits.append(Wait("prefill of others", "prefill", stolen, why_stolen))
+        waits.append(Wait("prefill of others", "decode", stolen, why_stolen))
+    ttft_s = prefill.seconds + in_progress + stolen
+    tpot_s = decode.step_s + stolen
+    rate = running * outputs / (ttft_s + (outputs - 1) * tpot_s)
+    return Timing(running, ttft_s, tpot_s, rate, decode, prefill, tuple(waits))
+
+
+def _context(traffic: Traffic) -> float:
+    """Mean tokens in the cache of a request while it is answered."""
+    return traffic.input_tokens + traffic.output_tokens / 2
+
+
+def _queued(timing: Timing, seconds: float, rate: float, because: Callable[[], str]) -> Timing:
+    """The same with a wait before the prefill, and `rate` output tokens per second in all."""
+    if seconds <= 0:
+        return replace(timing, output_tokens_per_s=rate)
+    return replace(
+        timing,
+        ttft_s=timing.ttft_s + seconds,
+        output_tokens_per_s=rate,
+        waits=(*timing.waits, Wait("queue", "prefill", seconds, because)),
+    )
+
+
+def _closed_loop(replica: Replica, load: Load, speed: float) -> Timing:
+    """`concurrency` users, dealt to the replicas; those that find no room wait (Little's law)."""
+    traffic = load.traffic
+    users = min(traffic.concurrency or 1, traffic.num_requests or math.inf)
+    per_replica = math.ceil(users / load.dp)
+    running = min(per_replica, load.most_running)
+    one = _steady(replica, traffic, running, speed)
+    answer_s = one.ttft_s + (traffic.output_tokens - 1) * one.tpot_s
+    wait_s = answer_s * (per_replica - running) / running
+    rate = users * traffic.output_tokens / (answer_s + wait_s)
+
+    def because() -> str:
+        return f"{per_replica} requests, room for {running}: each waits for others' answers"
+
+    return _queued(one, wait_s, rate, because)
+
+
+def _open_loop(replica: Replica, load: Load, rate: float, speed: float) -> Timing:
+    """`rate` requests per second: as many run at once as Little's law needs, rate = running /
+    answer time.
+
+    Where even the most that can run are too slow, the queue grows: the wait is the mean over the
+    run.
+    """
+    traffic, most = load.traffic, load.most_running
+    if traffic.num_requests is not None:
+        most = min(most, -(-traffic.num_requests // load.dp))
+    low, high = 1, most
+    while low < high:
+        middle = (low + high) // 2
+        timing = _steady(replica, traffic, middle, speed)
+        if timing.output_tokens_per_s * load.dp >= rate * traffic.output_tokens:
+            high = middle
+        else:
+            low = middle + 1
+    one = _steady(replica, traffic, low, speed)
+    served = one.output_tokens_per_s * load.dp / traffic.output_tokens
+    if served >= rate:
+        return _queued(one, 0.0, rate * traffic.output_tokens, str)
+    requests = traffic.num_requests or SATURATED_REQUESTS
+    wait_s = requests / 2 * (1 / served - 1 / rate)
+
+    def because() -> str:
+        flow = f"{rate:.3g} requests/s come, {served:.3g} are answered"
+        return f"saturated: {flow}; mean over {requests} requests"
+
+    return _queued(one, wait_s, served * traffic.output_tokens, because)
+
+
+def _all_at_start(replica: Replica, load: Load, speed: float) -> Timing:
+    """Every request there at the start: waves of as many as run at once, each prefilled first, then
+    decoded.
+
+    In a static batch all prompts of a wave are one prefill; else they are prefilled one after the
+    other, and a request waits for half of the others on average before its first token, and for the
+    other half after it.
+    """
+    traffic, outputs = load.traffic, load.traffic.output_tokens
+    alone = traffic.concurrency or 1 if traffic.static_batch else SATURATED_REQUESTS
+    requests = traffic.num_requests or alone
+    per_replica = -(-requests // load.dp)
+    running = min(per_replica, load.most_running)
+    together = running if traffic.static_batch else 1
+    others = running - together
+    decode = time_decode(replica, running, context=_context(traffic), speed=speed)
+    prefill = time_prefill(replica, traffic.input_tokens, prompts=together, speed=speed)
+    half_s = others * prefill.held_s / 2
+
+    def why_half() -> str:
+        return f"half of {others} other prefills of {show_seconds(prefill.held_s)}"
+
+    waits = ()
+    if others:
+        waits = (
+            Wait("prefill of others", "prefill", half_s, why_half),
+            Wait("prefill of others", "decode", half_s / outputs, why_half),
+        )
+    ttft_s, tpot_s = prefill.seconds + half_s, decode.step_s + half_s / outputs
+    wave_s = prefill.seconds + 2 * half_s + (outputs - 1) * decode.step_s
+    waves = per_replica / running
+    rate = requests * outputs / (waves * wave_s)
+    one = Timing(running, ttft_s, tpot_s, rate, decode, prefill, waits)
+
+    def because() -> str:
+        return f"{waves:.3g} waves of {running}, {show_seconds(wave_s)} each: half of them ahead"
+
+    return _queued(one, (waves - 1) / 2 * wave_s, rate, because)
