@@ -1,0 +1,69 @@
+"""A ranking as the file that every later command reads, and back.
+
+plan_file = to_plan_file(ranking, pricing, traffic, model="/models/demo")
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from wirecut.cost.replica import Pricing
+from wirecut.cost.terms import Estimate, Rejected
+from wirecut.errors import PlanError
+from wirecut.layout.plan import FORMAT, Limits, PlanFile
+from wirecut.planner.flips import Flip
+from wirecut.planner.plan import Ranking
+from wirecut.spec.traffic import Traffic
+from wirecut.version import __version__
+
+
+def to_plan_file(ranking: Ranking, pricing: Pricing, *, traffic: Traffic, model: str) -> PlanFile:
+    """The plan file of a ranking; `model` is a folder's absolute path or a Hugging Face id."""
+    return PlanFile(
+        format=FORMAT,
+        version=__version__,
+        model=model,
+        dtype=pricing.dtype,
+        goal=ranking.goal,
+        engine=pricing.engine.name,
+        traffic=traffic,
+        limits=runtime_limits(ranking.chosen, pricing, traffic),
+        fabric=pricing.fabric,
+        chosen=to_json(ranking.chosen),
+        ranking=[to_json(one) for one in ranking.ranked],
+        rejected=[to_json(one) for one in ranking.rejected],
+        flips=[to_json(one) for one in ranking.flips],
+    )
+
+
+def ranking_of(plan_file: PlanFile) -> Ranking:
+    """The ranking in a plan file. Raises PlanError when a part of it is damaged."""
+    try:
+        ranked = msgspec.convert(plan_file.ranking, tuple[Estimate, ...])
+        chosen = msgspec.convert(plan_file.chosen, Estimate)
+        rejected = msgspec.convert(plan_file.rejected, tuple[Rejected, ...])
+        flips = msgspec.convert(plan_file.flips, tuple[Flip, ...])
+    except (msgspec.ValidationError, ValueError) as error:
+        raise PlanError(
+            f"the plan's estimates are damaged: {error}. Make it again with `wirecut plan`"
+        ) from error
+    if not ranked or ranked[0].layout != chosen.layout:
+        raise PlanError(f"the plan chooses {chosen.layout}, which does not lead its ranking")
+    return Ranking(plan_file.goal, chosen, ranked, rejected, flips)
+
+
+def to_json(value: object) -> dict[str, Any]:
+    """A dataclass as plain JSON values."""
+    return msgspec.to_builtins(value)
+
+
+def runtime_limits(chosen: Estimate, pricing: Pricing, traffic: Traffic) -> Limits:
+    """The limits with KV room: what the running requests need or one longest request, within what
+    there is.
+    """
+    block = pricing.engine.block_tokens
+    request = -(-(traffic.input_tokens + traffic.output_tokens) // block) * block
+    longest = -(-pricing.spec.max_positions // block) * block
+    room = min(chosen.memory.kv_tokens, max(chosen.running * request, longest))
+    return replace(pricing.limits, kv_tokens=min(room, 10**9))
