@@ -1,0 +1,100 @@
+"""The Python interface: price one layout, or rank all of them. Thin; `wirecut.estimate` and
+`wirecut.plan` lead here.
+
+    ranking = wirecut.plan("examples/demo-model", traffic=wirecut.Traffic(concurrency=8))
+    ranking.chosen.layout, ranking.chosen.tpot_s
+"""
+
+from os import PathLike
+from pathlib import Path
+
+from wirecut.cost.engines import engine_profile
+from wirecut.cost.estimate import Candidate, check_traffic, price
+from wirecut.cost.replica import Pricing
+from wirecut.cost.terms import Estimate, Rejected
+from wirecut.errors import FabricError, UsageError
+from wirecut.fabric.discover import assumed_fabric
+from wirecut.fabric.fabric import Fabric, load_fabric
+from wirecut.files import cache_dir
+from wirecut.layout.layout import Layout, parse_layout
+from wirecut.layout.plan import Limits
+from wirecut.planner.plan import Ranking, outcome_of
+from wirecut.planner.plan import plan as rank
+from wirecut.spec.find import find_model
+from wirecut.spec.model import ModelSpec
+from wirecut.spec.traffic import Traffic
+from wirecut.units import DTYPE_BYTES
+
+Model = str | PathLike[str] | ModelSpec
+
+
+def estimate(
+    model: Model,
+    fabric: Fabric | str | PathLike[str] | None = None,
+    *,
+    layout: Layout | str,
+    traffic: Traffic | None = None,
+    engine: str = "wirecut",
+    dtype: str | None = None,
+) -> Estimate | Rejected:
+    """Price one layout of a model on a fabric (default: this machine's). Raises WirecutError for
+    bad input.
+    """
+    cut = layout if isinstance(layout, Layout) else parse_layout(layout)
+    pricing, asked = pricing_of(model, fabric, engine=engine, dtype=dtype), traffic or Traffic()
+    check_traffic(pricing.spec, asked)
+    outcome = outcome_of(pricing, cut, asked)
+    return price(outcome, asked) if isinstance(outcome, Candidate) else outcome
+
+
+def plan(
+    model: Model,
+    fabric: Fabric | str | PathLike[str] | None = None,
+    *,
+    goal: str = "throughput",
+    traffic: Traffic | None = None,
+    engine: str = "wirecut",
+    dtype: str | None = None,
+) -> Ranking:
+    """Rank every layout of a model on a fabric. Raises NothingFits when none works, WirecutError
+    for bad input.
+    """
+    pricing = pricing_of(model, fabric, engine=engine, dtype=dtype)
+    return rank(pricing, traffic or Traffic(), goal=goal)
+
+
+def pricing_of(
+    model: Model,
+    fabric: Fabric | str | PathLike[str] | None,
+    *,
+    engine: str = "wirecut",
+    dtype: str | None = None,
+    limits: Limits | None = None,
+) -> Pricing:
+    """What pricing needs, from what a person gives. `dtype` None is the checkpoint's own."""
+    profile = engine_profile(engine)
+    if dtype is not None and dtype not in DTYPE_BYTES:
+        raise UsageError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPE_BYTES)}")
+    spec = model if isinstance(model, ModelSpec) else find_model(str(model))[1]
+    wires = fabric if isinstance(fabric, Fabric) else find_fabric(fabric)
+    return Pricing(spec, wires, dtype=dtype or spec.dtype, limits=limits, engine=profile)
+
+
+def find_fabric(name: str | PathLike[str] | None) -> Fabric:
+    """A fabric by its file; None is this machine: its last probe, else one whose numbers are
+    assumed.
+    """
+    if name is None:
+        probed = cache_dir() / "fabric.json"
+        return load_fabric(probed) if probed.is_file() else assumed_fabric()
+    path = Path(name)
+    if path.is_file():
+        return load_fabric(path)
+    if path.exists():
+        raise FabricError(
+            f"fabric {path} is a folder, expected the file that `wirecut probe` writes"
+        )
+    raise FabricError(
+        f"no fabric {str(name)!r}: expected the path of a fabric.json that `wirecut probe` writes "
+        "(typed fabrics such as 8xL40S and saved topologies come in a later version)"
+    )

@@ -1,0 +1,52 @@
+"""One layout's price in words: its totals, and every term with its formula."""
+
+from wirecut.cost.terms import Estimate, Rejected
+from wirecut.explain.page import Block, Grid, Heading, Paragraph
+from wirecut.explain.words import layout_in_words, numbers, tokens_per_s, within
+from wirecut.spec.traffic import Traffic
+from wirecut.units import show_bytes, show_seconds
+
+
+def page(estimate: Estimate, traffic: Traffic) -> list[Block]:
+    """Totals, memory, then the terms of each phase."""
+    memory, plural = estimate.memory, "s" if estimate.devices_used > 1 else ""
+    where = f"on device{plural} {numbers(estimate.placement)}"
+    low, high = estimate.interval["output_tokens_per_s"]
+    rates = f"{tokens_per_s(low)} to {tokens_per_s(high)}"
+    idle = f", stages idle {estimate.bubble_fraction:.0%}" if len(estimate.stages) > 1 else ""
+    return [
+        Heading(f"{estimate.layout}: {layout_in_words(estimate)}, {where}"),
+        Paragraph(
+            f"{traffic.describe()}: {tokens_per_s(estimate.output_tokens_per_s)} tok/s ({rates}), "
+            f"{estimate.requests_per_s:.3g} requests/s, {estimate.running} at once a replica{idle}"
+        ),
+        Paragraph(
+            f"fullest device: weights {show_bytes(memory.weights_bytes)} + KV "
+            f"{show_bytes(memory.kv_bytes)} + activations {show_bytes(memory.activation_bytes)} of "
+            f"{show_bytes(memory.capacity_bytes)}; room for {memory.kv_tokens} tokens of KV"
+        ),
+        Heading(f"TTFT {show_seconds(estimate.ttft_s)}  ({within(estimate.interval['ttft_s'])})"),
+        _terms(estimate, "prefill"),
+        Heading(f"TPOT {show_seconds(estimate.tpot_s)}  ({within(estimate.interval['tpot_s'])})"),
+        _terms(estimate, "decode"),
+    ]
+
+
+def _terms(estimate: Estimate, phase: str) -> Grid:
+    terms = [term for term in estimate.terms if term.phase == phase]
+    rows = [
+        (
+            term.name,
+            show_seconds(term.seconds),
+            show_bytes(term.wire_bytes) if term.axis else "",
+            term.source,
+            term.because,
+        )
+        for term in terms
+    ]
+    return Grid(("term", ">time", ">on wires", "source", "because"), rows)
+
+
+def rejection(rejected: Rejected) -> str:
+    """'tp8 does not work: ...'."""
+    return f"{rejected.layout} does not work: {rejected.reason}"
