@@ -1,0 +1,23 @@
+"""`wirecut explain`: why this cut, why not that one, where it flips; all of it from a plan.json."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def explain(
+    plan_file: Annotated[
+        Path, typer.Argument(metavar="PLAN", help="A plan.json.", show_default=False)
+    ],
+    why_not: Annotated[
+        str | None, typer.Option("--why-not", metavar="LAYOUT", help="Why not this one: tp8.")
+    ] = None,
+) -> None:
+    """Say why a plan is what it is, or why it is not another one."""
+    from wirecut.explain.answer import answer, why_not_answer
+    from wirecut.explain.page import show
+    from wirecut.layout.plan import load_plan
+
+    plan = load_plan(plan_file)
+    show(answer(plan) if why_not is None else why_not_answer(plan, why_not))

@@ -1,0 +1,56 @@
+"""The command `wirecut`: one thin typed function per command, errors as one line and an exit code.
+
+Knows no command's inside; each module loads what is heavy in its own function.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+
+import typer
+
+from wirecut.cli.estimate import estimate
+from wirecut.cli.explain import explain
+from wirecut.cli.plan import plan
+from wirecut.errors import WirecutError
+
+COMMANDS: list[Callable[..., None]] = [plan, estimate, explain]
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+app = typer.Typer(
+    help="Look at the wires, decide how to cut a language model across them, say why, and run it.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def about() -> None:
+    """Look at the wires, decide how to cut a language model across them, say why, and run it."""
+
+
+def _told(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with errors told on standard error and Ctrl-C as an exit code."""
+
+    @functools.wraps(command)
+    def run_command(*args: object, **options: object) -> None:
+        try:
+            command(*args, **options)
+        except WirecutError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+    return run_command
+
+
+for one in COMMANDS:
+    app.command()(_told(one))
+
+
+def run() -> None:
+    """Entry point of the `wirecut` script."""
+    app()

@@ -1,0 +1,76 @@
+"""Options that several commands share, once. Their values are checked where they are used:
+`Traffic`, `Limits`, `api`.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LOAD = "Load"
+QUESTION = "Question"
+
+
+class Goal(StrEnum):
+    """What a ranking is for."""
+
+    throughput = "throughput"
+    latency = "latency"
+    cost = "cost"
+
+
+class Engine(StrEnum):
+    """Whose runtime is predicted and launched."""
+
+    wirecut = "wirecut"
+    vllm = "vllm"
+    sglang = "sglang"
+    trtllm = "trtllm"
+
+
+class Dtype(StrEnum):
+    """What weights and activations are computed in."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+ModelArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A folder with config.json, or a Hugging Face id.", show_default=False
+    ),
+]
+FabricOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--fabric", metavar="FILE", help="A fabric.json; default: this machine's last probe."
+    ),
+]
+GoalOpt = Annotated[Goal, typer.Option("--goal", help="What the ranking is for.")]
+InputOpt = Annotated[int, typer.Option("--input-tokens", help="Tokens of a prompt.")]
+OutputOpt = Annotated[int, typer.Option("--output-tokens", help="Tokens of an answer.")]
+ConcurrencyOpt = Annotated[
+    int | None,
+    typer.Option("--concurrency", help="Users at once, each asking again when answered.  [1]"),
+]
+RateOpt = Annotated[
+    float | None,
+    typer.Option("--rate", help="Requests per second, in place of --concurrency."),
+]
+TtftOpt = Annotated[
+    float | None, typer.Option("--ttft-ms", help="Target: time to the first token.")
+]
+TpotOpt = Annotated[float | None, typer.Option("--tpot-ms", help="Target: time per output token.")]
+EngineOpt = Annotated[Engine, typer.Option("--engine", help="Whose runtime is predicted.")]
+DtypeOpt = Annotated[Dtype | None, typer.Option("--dtype", help="Default: the checkpoint's own.")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+LayoutOpt = Annotated[
+    str,
+    typer.Option("--layout", metavar="LAYOUT", help="tp4, tp4pp2, tp2pp2dp2: missing is 1."),
+]
+OutOpt = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Write plan.json there.")
+]

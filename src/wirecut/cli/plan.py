@@ -1,0 +1,83 @@
+"""`wirecut plan`: choose the cut and say why."""
+
+from pathlib import Path
+
+from wirecut.cli.options import (
+    ConcurrencyOpt,
+    DtypeOpt,
+    Engine,
+    EngineOpt,
+    FabricOpt,
+    Goal,
+    GoalOpt,
+    InputOpt,
+    JsonOpt,
+    ModelArg,
+    OutOpt,
+    OutputOpt,
+    RateOpt,
+    TpotOpt,
+    TtftOpt,
+)
+from wirecut.errors import UsageError
+from wirecut.spec.traffic import Traffic
+
+
+def plan(
+    model: ModelArg,
+    fabric: FabricOpt = None,
+    goal: GoalOpt = Goal.throughput,
+    input_tokens: InputOpt = 512,
+    output_tokens: OutputOpt = 128,
+    concurrency: ConcurrencyOpt = None,
+    rate: RateOpt = None,
+    ttft_ms: TtftOpt = None,
+    tpot_ms: TpotOpt = None,
+    engine: EngineOpt = Engine.wirecut,
+    dtype: DtypeOpt = None,
+    out: OutOpt = None,
+    as_json: JsonOpt = False,
+) -> None:
+    """Choose the cut of MODEL for this load, and say why."""
+    from wirecut.api import pricing_of
+    from wirecut.layout.plan import save_plan
+    from wirecut.planner.plan import plan as rank
+    from wirecut.planner.plan_file import to_plan_file
+
+    traffic = Traffic(
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        concurrency=concurrency,
+        rate=rate,
+        ttft_ms=ttft_ms,
+        tpot_ms=tpot_ms,
+    )
+    check_out(out)
+    pricing = pricing_of(model, fabric, engine=engine, dtype=dtype)
+    ranking = rank(pricing, traffic, goal=goal)
+    folder = Path(model).expanduser()
+    name = str(folder.resolve()) if folder.is_dir() else model
+    plan_file = to_plan_file(ranking, pricing, traffic=traffic, model=name)
+    if out is not None:
+        save_plan(plan_file, out)
+    if as_json:
+        import msgspec
+
+        print(msgspec.json.encode(plan_file).decode())
+        return
+    from wirecut.explain.answer import answer
+    from wirecut.explain.page import show
+
+    show(answer(plan_file))
+    if out is not None:
+        print(f"\nWritten to {out}: `wirecut explain {out}` prints this again.")
+
+
+def check_out(out: Path | None) -> None:
+    """Raise UsageError when nothing can be written there, before any work is done."""
+    if out is None:
+        return
+    if out.is_dir():
+        raise UsageError(f"cannot write {out}: it is a folder, expected a file name")
+    if not out.resolve().parent.is_dir():
+        raise UsageError(f"cannot write {out}: there is no folder {out.resolve().parent}")
