@@ -1,0 +1,45 @@
+# `make demo` and `make test` set up what they need in .venv, with the versions of constraints.txt,
+# and start at once when that is done. PYTHON chooses the interpreter: 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+NEEDS := pyproject.toml constraints.txt
+
+# PyPI's torch for Linux carries gigabytes for NVIDIA GPUs; without one, pip may choose a CPU build.
+CPU_TORCH := https://download.pytorch.org/whl/cpu
+REACHABLE := import urllib.request as u; u.urlopen("$(CPU_TORCH)/torch/", timeout=5)
+INDEX = $(shell command -v nvidia-smi >/dev/null || ! $(PYTHON) -c '$(REACHABLE)' 2>/dev/null || echo --extra-index-url $(CPU_TORCH))
+INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test check format clean
+
+demo: .venv/engine.stamp  ## probe, plan, generate, and predicted beside measured
+	$(BIN)/python examples/demo.py
+
+test: check  ## everything that CI runs
+	$(BIN)/python -m pytest
+
+check: .venv/dev.stamp  ## style, import order and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pyright
+
+format: .venv/dev.stamp
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv build src/*.egg-info
+
+$(BIN)/pip:
+	$(PYTHON) -m venv .venv
+
+.venv/engine.stamp: $(NEEDS) | $(BIN)/pip
+	@echo "Installing wirecut with its engine into .venv ..."
+	$(INSTALL) $(INDEX) --editable '.[engine]'
+	@touch $@
+
+.venv/dev.stamp: $(NEEDS) | $(BIN)/pip
+	@echo "Installing wirecut with its tools for development into .venv ..."
+	$(INSTALL) $(INDEX) --editable '.[dev]'
+	@touch .venv/engine.stamp $@
