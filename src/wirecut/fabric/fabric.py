@@ -1,13 +1,13 @@
-"""The wires as facts: devices, links, measured curves and islands, and the `fabric.json` they travel in.
+"""The wires as facts: devices, links, measured curves, islands, and the `fabric.json` for them.
 
     fabric = load_fabric(Path("fabric.json"))
     fabric.wire((0, 1))              # the best kind of wire that joins these devices
     fabric.curve("all_reduce", "shm", 2)
 
-Knows no model. Every number carries its source; raw points are kept, since they are what the cost model interpolates.
+Knows no model. Every number carries its source; raw points are kept, since they are what the cost
+model interpolates.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,9 +30,10 @@ WIRES = {  # kinds of wire, and what a person calls them
 
 @dataclass(frozen=True, slots=True)
 class MatrixPoint:
-    """One measured matrix product: `rows` x (weights of `weight_bytes` in all, streamed once) took `seconds`.
+    """One measured product of `rows` x weights of `weight_bytes` in all, streamed once.
 
-    All ranks were busy at once. `weight_bytes` is the working set, so small ones show the caches and large ones memory.
+    All ranks were busy at once. `weight_bytes` is the working set, so small ones show the caches
+    and large ones memory.
     """
 
     dtype: str
@@ -45,7 +46,8 @@ class MatrixPoint:
 class Device:
     """One place where one rank runs. Rates are of this device with all its like busy too.
 
-    `memory_bytes` is this device's share of its host's. `launch_s` is the time to start one small operation.
+    `memory_bytes` is this device's share of its host's. `launch_s` is the time to start one small
+    operation.
     """
 
     id: int
@@ -63,8 +65,9 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A wire of one kind between devices `a` and `b`: seconds for n bytes = latency_s + n / bytes_per_s.
+    """A wire of one kind between devices `a` and `b`.
 
+    Seconds for n bytes = latency_s + n / bytes_per_s.
     `spread` is the relative spread of repeated measurements about that line (0.1: ten per cent).
     """
 
@@ -79,7 +82,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Measured times of one collective over one kind of wire: (bytes, seconds) points, smallest first."""
+    """Measured times of one collective over one kind of wire: (bytes, seconds), smallest first."""
 
     op: Op
     wire: str
@@ -131,39 +134,17 @@ class Fabric:
         if not ids or ids != list(range(len(ids))):
             raise ValueError(f"device ids are {ids[:8]}, expected 0, 1, 2, ... in order")
         for device in self.devices:
-            _check_rate(f"device {device.id}: bytes_per_s", device.bytes_per_s)
-            _check_rate(f"device {device.id}: memory_bytes", device.memory_bytes)
-            for dtype, rate in device.flops_per_s.items():
-                _check_rate(f"device {device.id}: flops_per_s of {dtype}", rate)
-            if not 0 <= device.launch_s < 1:
-                raise ValueError(
-                    f"device {device.id}: launch_s is {device.launch_s}, expected 0 to 1 s"
-                )
-            for point in device.points:
-                if point.rows < 1 or point.weight_bytes < 1 or not 0 < point.seconds < 1e6:
-                    raise ValueError(f"device {device.id}: measured point {point} makes no sense")
+            _check_device(device)
+        known = frozenset(ids)
+        for island in self.islands:
+            if not known.issuperset(island):
+                raise ValueError(f"island {island} names devices that are not in `devices`")
         for link in self.links:
-            if link.a not in self._ids or link.b not in self._ids or link.a == link.b:
+            if link.a == link.b or not known.issuperset((link.a, link.b)):
                 raise ValueError(f"link {link.a}-{link.b} joins no two devices of this fabric")
-            if not 0 <= link.latency_s < 100:
-                raise ValueError(
-                    f"link {link.a}-{link.b}: latency_s is {link.latency_s}, expected 0 to 100 s"
-                )
-            _check_rate(f"link {link.a}-{link.b}: bytes_per_s", link.bytes_per_s)
+            _check_link(link)
         for curve in self.curves:
-            sizes = [size for size, _ in curve.points]
-            if (
-                len(sizes) < 2
-                or sizes != sorted(set(sizes))
-                or not all(0 < s < 1e6 for _, s in curve.points)
-            ):
-                raise ValueError(
-                    f"curve {curve.op} over {curve.wire}: needs rising sizes with positive seconds"
-                )
-
-    @cached_property
-    def _ids(self) -> frozenset[int]:
-        return frozenset(device.id for device in self.devices)
+            _check_curve(curve)
 
     @cached_property
     def _best_link(self) -> dict[tuple[int, int], Link]:
@@ -190,7 +171,7 @@ class Fabric:
         )
 
     def curve(self, op: Op, wire: str, num_devices: int) -> Curve | None:
-        """The measured curve of `op` among that many devices over that kind of wire, if there is one."""
+        """The curve of `op` among that many devices over that kind of wire, if it was measured."""
         found = (
             c for c in self.curves if (c.op, c.wire, len(c.devices)) == (op, wire, num_devices)
         )
@@ -202,7 +183,7 @@ class Fabric:
         return tuple(dict.fromkeys(device.host for device in self.devices))
 
     def with_wires(self, *, speed: float) -> "Fabric":
-        """The same machine with every wire `speed` times as fast: bandwidth times it, latency and times over it."""
+        """The same machine with every wire `speed` times as fast, in bandwidth and in latency."""
         links = (
             replace(k, latency_s=k.latency_s / speed, bytes_per_s=k.bytes_per_s * speed)
             for k in self.links
@@ -218,12 +199,41 @@ class Fabric:
 
 
 def _goodness(link: Link) -> float:
-    """Speed at 64 KiB, about what a decode step hands over: weighs latency and bandwidth in one number."""
+    """Speed at 64 KiB, about what a decode step hands over: latency and bandwidth in one number."""
     return -(link.latency_s + 65536 / link.bytes_per_s)
 
 
+def _check_device(device: Device) -> None:
+    name = f"device {device.id}"
+    _check_rate(f"{name}: bytes_per_s", device.bytes_per_s)
+    _check_rate(f"{name}: memory_bytes", device.memory_bytes)
+    for dtype, rate in device.flops_per_s.items():
+        _check_rate(f"{name}: flops_per_s of {dtype}", rate)
+    if not 0 <= device.launch_s < 1:
+        raise ValueError(f"{name}: launch_s is {device.launch_s}, expected 0 to 1 s")
+    for point in device.points:
+        if point.rows < 1 or point.weight_bytes < 1 or not 0 < point.seconds < 1e6:
+            raise ValueError(f"{name}: measured point {point} makes no sense")
+
+
+def _check_link(link: Link) -> None:
+    name = f"link {link.a}-{link.b}"
+    if not 0 <= link.latency_s < 100:
+        raise ValueError(f"{name}: latency_s is {link.latency_s}, expected 0 to 100 s")
+    _check_rate(f"{name}: bytes_per_s", link.bytes_per_s)
+
+
+def _check_curve(curve: Curve) -> None:
+    sizes = [size for size, _ in curve.points]
+    rising = len(sizes) >= 2 and sizes[0] >= 1 and sizes == sorted(set(sizes))
+    if not rising or not all(0 < seconds < 1e6 for _, seconds in curve.points):
+        raise ValueError(
+            f"curve {curve.op} over {curve.wire}: needs rising sizes with positive seconds"
+        )
+
+
 def _check_rate(what: str, value: float) -> None:
-    if not (0 < value < 1e18) or math.isnan(value):
+    if not 0 < value < 1e18:  # false for NaN too
         raise ValueError(f"{what} is {value}, expected a positive number below 1e18")
 
 

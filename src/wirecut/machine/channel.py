@@ -51,12 +51,16 @@ class Channel:
 
     def waiting(self) -> bool:
         """Whether a receive would find at least the beginning of a message, or the end, at once."""
-        return self._complete() or bool(select.select([self.sock], [], [], 0)[0])
+        return self.buffered() or bool(select.select([self.sock], [], [], 0)[0])
+
+    def buffered(self) -> bool:
+        """Whether a whole message has been read already: a selector on the socket would not tell."""
+        return len(self._buffer) >= 4 and len(self._buffer) >= 4 + self._length()
 
     def receive(self, timeout_s: float | None = None) -> Any:
         """The next message. Raises ChannelClosed at the end, TimeoutError after `timeout_s`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._complete():
+        while not self.buffered():
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not select.select([self.sock], [], [], left)[0]:
                 raise TimeoutError
@@ -82,6 +86,3 @@ class Channel:
                 f"message of {length} bytes announced, at most {LARGEST_MESSAGE} are taken"
             )
         return length
-
-    def _complete(self) -> bool:
-        return len(self._buffer) >= 4 and len(self._buffer) >= 4 + self._length()

@@ -79,24 +79,28 @@ class Ranks:
         """The next (rank, message). Raises as `messages`; ChannelClosed when every rank has ended in order."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while len(self._done) < len(self.channels):
+            for rank, channel in enumerate(self.channels):
+                if channel.buffered():
+                    return rank, self._take(rank)
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise TimeoutError
-            for key, _ in sorted(
-                self._selector.select(left), key=lambda event: event[0].data is None
-            ):
+            ready = [key for key, _ in self._selector.select(left)]
+            for key in sorted(ready, key=lambda key: key.data is None):
                 if key.data is None:
                     self._hear_host()
                     continue
                 try:
-                    message = self.channels[key.data].receive()
+                    return key.data, self._take(key.data)
                 except ChannelClosed:
                     self._selector.unregister(key.fileobj)
-                    continue
-                if isinstance(message, Failed):
-                    raise RankFailed(f"rank {key.data}: {message.reason}")
-                return key.data, message
         raise ChannelClosed("every rank has ended")
+
+    def _take(self, rank: int) -> Any:
+        message = self.channels[rank].receive()
+        if isinstance(message, Failed):
+            raise RankFailed(f"rank {rank}: {message.reason}")
+        return message
 
     def _hear_host(self) -> None:
         try:

@@ -6,6 +6,7 @@ group.all_reduce(x)
 """
 
 import os
+from collections import deque
 from datetime import timedelta
 
 import torch
@@ -33,6 +34,9 @@ def join(
     dist.init_process_group(backend, store=store, rank=rank, world_size=num_ranks, timeout=timeout)
 
 
+SENDS_IN_FLIGHT = 16  # kept alive until done; more than a pipeline has steps in flight
+
+
 class TorchGroup:
     """All-reduce, gather, send and receive among `members` (global ranks) through a process group.
 
@@ -42,6 +46,7 @@ class TorchGroup:
     def __init__(self, members: tuple[int, ...]) -> None:
         self.members, self.size = members, len(members)
         self._group = dist.new_group(list(members), use_local_synchronization=False)
+        self._sent: deque[tuple[dist.Work, torch.Tensor]] = deque()
         mine = dist.get_rank()
         self.rank = members.index(mine) if mine in members else None
 
@@ -66,9 +71,16 @@ class TorchGroup:
         return out
 
     def send(self, x: torch.Tensor, to: int) -> None:
-        """Send to the group's rank `to`."""
+        """Send to the group's rank `to`. `x` must not change afterwards.
+
+        Returns before it is received: two ranks that wait to send to each other would never meet.
+        """
         with _naming((self.members[to],), "send"):
-            dist.send(x, self.members[to], group=self._group)
+            if len(self._sent) >= SENDS_IN_FLIGHT:
+                self._sent.popleft()[0].wait()
+            work = dist.isend(x, self.members[to], group=self._group)
+            assert work is not None
+            self._sent.append((work, x))
 
     def receive(self, out: torch.Tensor, source: int) -> torch.Tensor:
         """Receive into `out` from the group's rank `source`."""
