@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from wirecut.cost.forward import Forward, Piece
-from wirecut.cost.load import Load, Prefill, Timing, time_load
+from wirecut.cost.load import Load, Timing, time_load
 from wirecut.cost.memory import why_no_room
+from wirecut.cost.pace import Prefill
 from wirecut.cost.replica import Pricing, Replica
 from wirecut.cost.terms import Estimate, Memory, Phase, Rejected, Term, blend, intervals
 from wirecut.cost.wire import WireItem, wire_items

@@ -1,20 +1,16 @@
-"""How forwards follow one another under a load: pipelines filled, prefills between decodes,
-requests that wait.
+"""What a load meets: prefills between decodes, requests that wait for others, replicas side by
+side.
 
     timing = time_load(replica, Load(traffic, dp=2, most_running=64))
     timing.ttft_s, timing.tpot_s, timing.output_tokens_per_s
-
-`speed` makes every wire so many times as fast, which is how the planner asks where a decision
-flips.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from wirecut.cost.forward import Batch, Forward
+from wirecut.cost.pace import Decode, Prefill, time_decode, time_prefill
 from wirecut.cost.replica import Replica
-from wirecut.cost.step import price_forward
 from wirecut.cost.terms import Phase
 from wirecut.spec.traffic import Traffic
 from wirecut.units import show_seconds
@@ -30,40 +26,6 @@ class Load:
     traffic: Traffic
     dp: int
     most_running: int
-
-
-@dataclass(frozen=True, slots=True)
-class Decode:
-    """One token for every running request: `batches` in flight, one after the other through the
-    stages.
-
-    `bubble_s` is what `step_s` has over stages that are always busy (and over the hand-offs);
-    `idle` the share of stage time that nobody works.
-    """
-
-    forward: Forward
-    batches: int
-    step_s: float
-    bubble_s: float
-    idle: float
-
-
-@dataclass(frozen=True, slots=True)
-class Prefill:
-    """Prompts through the stages in chunks of the token budget: `chunks` - 1 like `chunk`, then
-    `last`.
-
-    `seconds` until the first token is back, `held_s` for which the slowest stage is held from
-    others.
-    """
-
-    prompts: int
-    chunks: int
-    chunk: Forward
-    last: Forward
-    seconds: float
-    bubble_s: float
-    held_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,67 +49,6 @@ class Timing:
     decode: Decode
     prefill: Prefill
     waits: tuple[Wait, ...]
-
-
-def time_decode(replica: Replica, requests: int, *, context: float, speed: float = 1.0) -> Decode:
-    """A decode step of `requests` sequences with `context` tokens each, dealt evenly to batches in
-    flight.
-
-    step = max(the way of one batch through all stages, batches x the slowest stage or hand-off).
-    """
-    pp = len(replica.stages)
-    batches = min(pp, requests)
-    rows = -(-requests // batches)
-    forward = price_forward(replica, Batch(rows, rows, rows * context, rows * context, rows))
-    stages, between, slowest = _lengths(forward, speed)
-    step_s = max(stages + between, batches * slowest)
-    work = stages * batches / pp
-    return Decode(forward, batches, step_s, step_s - work - between, 1 - work / step_s)
-
-
-def time_prefill(
-    replica: Replica, prompt_tokens: int, *, prompts: int = 1, speed: float = 1.0
-) -> Prefill:
-    """Prefill of `prompts` prompts in chunks of the token budget, pipelined.
-
-    seconds = the last chunk's way through all stages + (chunks - 1) x the slowest stage of a full
-    chunk.
-    """
-    tokens = prompts * prompt_tokens
-    rows = min(replica.pricing.limits.max_batched_tokens, tokens)
-    chunks = -(-tokens // rows)
-    last_rows = tokens - (chunks - 1) * rows
-    last = price_forward(
-        replica, _chunk(last_rows, prompt_tokens, max(1, last_rows // prompt_tokens))
-    )
-    chunk = price_forward(replica, _chunk(rows, prompt_tokens, rows // prompt_tokens))
-    stages, between, slowest = _lengths(last, speed)
-    chunk_stages, _, chunk_slowest = _lengths(chunk, speed)
-    seconds = stages + between + (chunks - 1) * chunk_slowest
-    ideal = (stages + (chunks - 1) * chunk_stages) / len(replica.stages)
-    held_s = slowest + (chunks - 1) * chunk_slowest
-    return Prefill(prompts, chunks, chunk, last, seconds, seconds - ideal - between, held_s)
-
-
-def _chunk(rows: int, prompt_tokens: int, logit_rows: int) -> Batch:
-    """`rows` tokens of prompts at their mean place: causal, so a token sees half of its prompt on
-    average.
-    """
-    kv_tokens = max(rows, (prompt_tokens + rows) / 2)
-    pairs = rows * (prompt_tokens + 1) / 2
-    return Batch(rows, -(-rows // prompt_tokens), kv_tokens, pairs, logit_rows)
-
-
-def _lengths(forward: Forward, speed: float) -> tuple[float, float, float]:
-    """Seconds: of all stages together, of hand-offs and return, of the slowest stage or
-    hand-off.
-    """
-    if len(forward.compute_s) == 1:
-        only = forward.compute_s[0] + forward.wire_s[0] / speed
-        return only, 0.0, only
-    stages = [c + w / speed for c, w in zip(forward.compute_s, forward.wire_s, strict=True)]
-    between = (sum(forward.handoffs_s) + forward.back_s) / speed
-    return sum(stages), between, max(*stages, max(forward.handoffs_s) / speed)
 
 
 def time_load(replica: Replica, load: Load, *, speed: float = 1.0) -> Timing:
@@ -208,18 +109,26 @@ def _queued(timing: Timing, seconds: float, rate: float, because: Callable[[], s
 
 
 def _closed_loop(replica: Replica, load: Load, speed: float) -> Timing:
-    """`concurrency` users, dealt to the replicas; those that find no room wait (Little's law)."""
+    """`concurrency` users, dealt evenly to the replicas: latencies are those of the fullest one.
+
+    Users that find no room wait (Little's law), which changes no replica's rate.
+    """
     traffic = load.traffic
-    users = min(traffic.concurrency or 1, traffic.num_requests or math.inf)
-    per_replica = math.ceil(users / load.dp)
-    running = min(per_replica, load.most_running)
+    users = traffic.concurrency or 1
+    users = users if traffic.num_requests is None else min(users, traffic.num_requests)
+    fewer, with_one_more = divmod(users, load.dp)
+    fullest = fewer + (1 if with_one_more else 0)
+    running = min(fullest, load.most_running)
     one = _steady(replica, traffic, running, speed)
+    rate = one.output_tokens_per_s * (with_one_more or load.dp)
+    if with_one_more and fewer:
+        others = _steady(replica, traffic, min(fewer, load.most_running), speed)
+        rate += others.output_tokens_per_s * (load.dp - with_one_more)
     answer_s = one.ttft_s + (traffic.output_tokens - 1) * one.tpot_s
-    wait_s = answer_s * (per_replica - running) / running
-    rate = users * traffic.output_tokens / (answer_s + wait_s)
+    wait_s = answer_s * (fullest - running) / running
 
     def because() -> str:
-        return f"{per_replica} requests, room for {running}: each waits for others' answers"
+        return f"{fullest} requests, room for {running}: each waits for others' answers"
 
     return _queued(one, wait_s, rate, because)
 

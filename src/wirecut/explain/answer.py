@@ -61,7 +61,8 @@ def why_not_answer(plan: PlanFile, name: str) -> list[Block]:
             return [heading, Paragraph(f"It does not work: {rejected.reason}.")]
     for place, estimate in enumerate(ranking.ranked, start=1):
         if estimate.layout == layout:
-            where = f"It works, and ranks {place} of {len(ranking.ranked)}: {layout_in_words(estimate)}."
+            where = f"It works, and ranks {place} of {len(ranking.ranked)}"
+            where = f"{where}: {layout_in_words(estimate)}."
             return [heading, Paragraph(where), *_duel(plan, ranking.chosen, estimate)]
     asked, devices = parse_layout(layout), len(plan.fabric.devices)
     if asked.world_size > devices:
@@ -104,7 +105,7 @@ def _head(plan: PlanFile, ranking: Ranking) -> list[Block]:
         (
             "memory",
             show_bytes(used),
-            f"of {show_bytes(memory.capacity_bytes)} on the fullest device",
+            f"of {show_bytes(memory.capacity_bytes)}, fullest device",
         ),
     ]
     where = f"on device{plural} {numbers(chosen.placement)}"

@@ -30,19 +30,20 @@ def devices_in_words(fabric: Fabric) -> str:
 
 
 def layout_in_words(estimate: Estimate) -> str:
-    """'2 replicas, each of 2 stages (layers 0-3 | 4-7), each stage over 2 devices'."""
+    """'2 replicas, each in 2 stages (layers 0-3 | 4-7), every layer cut over 2 devices'."""
     layout = parse_layout(estimate.layout)
     parts: list[str] = []
-    if layout.dp > 1:
-        parts.append(f"{layout.dp} replicas of the whole model")
     if layout.pp > 1:
         stages = " | ".join(_layers(first, last) for first, last in estimate.stages)
         parts.append(f"{layout.pp} stages (layers {stages})")
     if layout.tp > 1:
         parts.append(f"every layer cut over {layout.tp} devices")
-    if not parts:
-        return "the whole model on one device"
-    return ", each in ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])
+    replica = ", ".join(parts)
+    if layout.dp == 1:
+        return replica or "the whole model on one device"
+    if not replica:
+        return f"{layout.dp} replicas of the whole model"
+    return f"{layout.dp} replicas, each {'in' if layout.pp > 1 else 'with'} {replica}"
 
 
 def _layers(first: int, last: int) -> str:
