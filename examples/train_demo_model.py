@@ -4,9 +4,12 @@
     apt-get install python3-doc
     python examples/train_demo_model.py --out examples/demo-model --minutes 75
 
-Text: the reStructuredText sources of Debian's package `python3-doc` (Python 3.11), Copyright the Python Software
-Foundation, PSF licence version 2; its code examples also under the Zero-Clause BSD licence. Both allow redistribution.
-Stops at the wall-clock budget, with a learning rate that falls to zero by then, and writes a Hugging Face checkpoint.
+Text: the reStructuredText sources of Debian's package `python3-doc` (Python 3.11), Copyright the
+Python Software Foundation, PSF licence version 2; its code examples also under the Zero-Clause BSD
+licence. Both allow redistribution.
+
+Stops at the wall-clock budget, with a learning rate that falls to zero by then, and writes a
+Hugging Face checkpoint.
 """
 
 import argparse
@@ -24,17 +27,18 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|assistant|>' if message['role'] == 'assistant' else '<|user|>' }}{{ message['content'] }}"
+    "{{ '<|assistant|>' if message['role'] == 'assistant' else '<|user|>' }}"
+    "{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-SHAPE = dict(
-    hidden_size=256,
-    intermediate_size=704,
-    num_hidden_layers=8,
-    num_attention_heads=8,
-    num_key_value_heads=4,
-)
+SHAPE = {
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}
 CONTEXT, ROWS_A_STEP, HELD_OUT_PAGES = 512, 8, 40  # one page in 40 is never trained on
 
 
@@ -44,13 +48,15 @@ def clean(text: str) -> str:
     text = re.sub(r"`([^`<]+?) ?<[^`>]+>`_+", r"\1", text)  # `text <link>`_
     text = re.sub(r"(?m)^\.\. _[^\n]*\n", "", text)
     text = re.sub(
-        r"(?m)^ *\.\. (?:index|module|moduleauthor|sectionauthor|highlight|testsetup|deprecated)::[^\n]*\n",
+        r"(?m)^ *\.\. (?:index|module|moduleauthor|sectionauthor|highlight|testsetup|deprecated)"
+        r"::[^\n]*\n",
         "",
         text,
     )
     text = re.sub(r"(?m)^ *:(?:platform|synopsis|noindex|single|pair)[^\n]*\n", "", text)
     text = re.sub(
-        r"(?m)^( *)\.\. (?:\w+:)?(?:function|method|class|data|attribute|exception|opcode|option|macro|type|member|var)::[ ]*",
+        r"(?m)^( *)\.\. (?:\w+:)?(?:function|method|class|data|attribute|exception|opcode|option|"
+        r"macro|type|member|var)::[ ]*",
         r"\1",
         text,
     )
@@ -66,7 +72,8 @@ def clean(text: str) -> str:
 def dialogues(text: str) -> list[str]:
     """Questions and answers made of each documented name and the first paragraph under it."""
     found = re.findall(
-        r"(?m)^ *\.\. (?:\w+:)?(?:function|method|class)::[ ]*([\w.]+)(\([^\n]*)?\n(?: +:\w+:\n)?\n +((?:[^\n]+\n)+)",
+        r"(?m)^ *\.\. (?:\w+:)?(?:function|method|class)::[ ]*([\w.]+)(\([^\n]*)?\n"
+        r"(?: +:\w+:\n)?\n +((?:[^\n]+\n)+)",
         text,
     )
     return [
@@ -155,7 +162,8 @@ def main() -> None:
     seen = [text for i, text in enumerate(sources) if i % HELD_OUT_PAGES]
     documents = [clean(text) for text in seen] + [talk for text in seen for talk in dialogues(text)]
     print(
-        f"{len(seen)} pages, {len(documents) - len(seen)} dialogues, {sum(map(len, documents)) / 1e6:.1f} M characters"
+        f"{len(seen)} pages, {len(documents) - len(seen)} dialogues, "
+        f"{sum(map(len, documents)) / 1e6:.1f} M characters"
     )
     tokenizer = build_tokenizer(documents[: len(seen)], args.vocab)
     random.shuffle(documents)
@@ -218,15 +226,15 @@ def evaluate(
     loss = sum(
         loss_of(model, rows[i : i + 16]).item() for i in range(0, len(rows), 16)
     ) / math.ceil(len(rows) / 16)
-    return dict(
-        parameters=parameters,
-        training_tokens=tokens,
-        steps=step,
-        tokens_seen=step * ROWS_A_STEP * CONTEXT,
-        held_out_loss_nats_per_token=round(loss, 3),
-        minutes=round(seconds / 60, 1),
-        text="Debian python3-doc 3.11 (reStructuredText sources), PSF licence version 2",
-    )
+    return {
+        "parameters": parameters,
+        "training_tokens": tokens,
+        "steps": step,
+        "tokens_seen": step * ROWS_A_STEP * CONTEXT,
+        "held_out_loss_nats_per_token": round(loss, 3),
+        "minutes": round(seconds / 60, 1),
+        "text": "Debian python3-doc 3.11 (reStructuredText sources), PSF licence version 2",
+    }
 
 
 if __name__ == "__main__":

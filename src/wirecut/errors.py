@@ -25,7 +25,7 @@ class NothingFits(WirecutError):
 
 
 class RankFailed(WirecutError):
-    """A rank died, hung or ran out of memory; the message names it, and the collective and step where known."""
+    """A rank died, hung or ran out of memory; the message names it, and the step where known."""
 
 
 class MissingExtra(WirecutError):
@@ -42,7 +42,7 @@ class UsageError(WirecutError):
 
 
 class ModelError(UsageError):
-    """A model that is not there, is damaged, contradicts itself or is of an unknown architecture."""
+    """A model that is not there, damaged, contradicting itself or of an unknown architecture."""
 
 
 class FabricError(UsageError):

@@ -1,4 +1,4 @@
-"""Bytes, seconds and rates: how they print and how a size is read. GB is 1e9 bytes, GiB is 2**30 bytes."""
+"""Bytes, seconds and rates: how they print. GB is 1e9 bytes, GiB is 2**30 bytes."""
 
 GIB = 2**30
 MIB = 2**20

@@ -1,4 +1,6 @@
-"""The rank grid: how many ranks lie along each axis, and which ranks form a group. Knows no model and no device.
+"""The rank grid: how many ranks lie along each axis, and which ranks form a group.
+
+Knows no model and no device.
 
 layout = parse_layout("tp2pp2")
 layout.groups("pp")       # [(0, 2), (1, 3)]
@@ -18,7 +20,10 @@ MOST_RANKS = 1_000_000
 
 @dataclass(frozen=True, slots=True, order=True)
 class Layout:
-    """Degrees of parallelism. Ranks run over dp x pp x tp; `ep` regroups the dp x tp ranks of a stage for expert layers."""
+    """Degrees of parallelism. Ranks run over dp x pp x tp, the last fastest.
+
+    `ep` regroups the dp x tp ranks of a stage for expert layers.
+    """
 
     tp: int = 1
     pp: int = 1
@@ -59,7 +64,7 @@ class Layout:
         return (dp * self.pp + pp) * self.tp + tp
 
     def groups(self, axis: Axis) -> list[tuple[int, ...]]:
-        """Ranks that differ only along `axis`, one tuple per group, each in the order of that axis."""
+        """Ranks that differ only along `axis`, a tuple per group, each in that axis's order."""
         step = math.prod(getattr(self, faster) for faster in AXES[AXES.index(axis) + 1 :])
         size = getattr(self, axis)
         starts = [rank for rank in range(self.world_size) if self.coord(rank)[axis] == 0]
@@ -87,6 +92,7 @@ def parse_layout(text: str) -> Layout:
         or "".join(f"{n}{d}" for n, d in re.findall(r"(tp|pp|dp|ep)(\d{1,9})", rest)) != rest
     ):
         raise LayoutError(
-            f"layout {text!r} is not understood: write tp4, tp4pp2 or tp2pp2dp2; a missing degree is 1"
+            f"layout {text!r} is not understood: write tp4, tp4pp2 or tp2pp2dp2; "
+            "a missing degree is 1"
         )
     return Layout(**degrees)

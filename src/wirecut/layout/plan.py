@@ -1,6 +1,6 @@
-"""The decision as a file: `plan.json` carries layout, placement and stages to every command that runs or explains them.
+"""The decision as a file: `plan.json` carries the cut to every command that runs or explains it.
 
-The estimates inside it are data for people and for `explain`; this module only knows that they are there.
+The estimates inside are data for people and for `explain`; this module knows only that they exist.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,10 @@ FORMAT = "wirecut-plan-1"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the runtime was told: tokens a step may hold, requests at once, and KV room per replica in tokens."""
+    """What the runtime was told: tokens a step may hold, requests at once, KV room per replica.
+
+    `kv_tokens` is that room in tokens.
+    """
 
     max_batched_tokens: int = 2048
     max_seqs: int = 64
@@ -38,7 +41,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One way to run a model: the layout, which device each rank sits on, which layers each stage holds."""
+    """One way to run a model: the layout, the device of each rank, the layers of each stage."""
 
     layout: Layout
     placement: tuple[int, ...]
@@ -49,7 +52,8 @@ class Cut:
             self.placement
         ):
             raise ValueError(
-                f"placement {self.placement} does not give each of {self.layout.world_size} ranks its own device"
+                f"placement {self.placement} does not give each of {self.layout.world_size} ranks "
+                "its own device"
             )
         if len(self.stages) != self.layout.pp:
             raise ValueError(f"{len(self.stages)} stages for pp {self.layout.pp}")
@@ -110,7 +114,8 @@ class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
         unknown = [device for device in cut.placement if not 0 <= device < len(self.fabric.devices)]
         if unknown:
             raise PlanError(
-                f"the plan places ranks on devices {unknown}, its fabric has {len(self.fabric.devices)}"
+                f"the plan places ranks on devices {unknown}, "
+                f"its fabric has {len(self.fabric.devices)}"
             )
         return cut
 
@@ -121,11 +126,13 @@ def load_plan(path: Path) -> PlanFile:
         plan = msgspec.json.decode(path.read_bytes(), type=PlanFile)
     except OSError as error:
         raise PlanError(
-            f"cannot read plan {path}: {error.strerror}. `wirecut plan MODEL --out {path}` makes one"
+            f"cannot read plan {path}: {error.strerror}. "
+            f"`wirecut plan MODEL --out {path}` makes one"
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise PlanError(
-            f"{path} is not a plan.json of wirecut: {error}. `wirecut plan MODEL --out FILE` makes one"
+            f"{path} is not a plan.json of wirecut: {error}. "
+            "`wirecut plan MODEL --out FILE` makes one"
         ) from error
     if plan.format != FORMAT:
         raise PlanError(

@@ -1,4 +1,4 @@
-"""Which layouts a model and a number of devices allow. A layout that does not work has a reason, with numbers."""
+"""Which layouts a model and a number of devices allow, and else why not, with numbers."""
 
 from wirecut.layout.layout import Layout
 from wirecut.spec.model import ModelSpec
@@ -26,8 +26,8 @@ def why_not(spec: ModelSpec, layout: Layout, num_devices: int) -> str | None:
         attention = spec.layers[0].attention
         sizes = ", ".join(map(str, allowed_tp(spec)))
         return (
-            f"tp {layout.tp} does not divide {attention.heads} query and {attention.kv_heads} key-value heads evenly; "
-            f"sizes that work: {sizes}"
+            f"tp {layout.tp} does not divide {attention.heads} query and {attention.kv_heads} "
+            f"key-value heads evenly; sizes that work: {sizes}"
         )
     if layout.pp > spec.num_layers:
         return f"pp {layout.pp} is more stages than the model's {spec.num_layers} layers"

@@ -1,4 +1,6 @@
-"""The one definition of a shard: which slice of which tensor a rank holds. The loader, the cost model and the tests ask here.
+"""The one definition of a shard: which slice of which tensor a rank holds.
+
+The loader, the cost model and the tests ask here.
 
 tensor_slice(spec, tensor, tp=4, tp_rank=1)      # Slice(dim=0, start=64, stop=128)
 """
@@ -35,7 +37,7 @@ def even_cut(length: int, parts: int, index: int) -> tuple[int, int]:
 
 
 def padded_vocab(vocab: int, tp: int) -> int:
-    """Vocabulary rounded up so that every rank's share is equally long; the padding is never chosen."""
+    """Vocabulary rounded up to shares of equal length; the padding is never chosen."""
     return -(-vocab // tp) * tp
 
 
@@ -45,7 +47,7 @@ def query_heads(heads: int, tp: int, tp_rank: int) -> tuple[int, int]:
 
 
 def kv_heads(heads: int, tp: int, tp_rank: int) -> tuple[int, int]:
-    """First and one past the last key-value head of a rank: dealt while there are enough, then replicated."""
+    """First and one past the last key-value head of a rank; replicated when ranks are more."""
     if tp <= heads:
         return even_cut(heads, tp, tp_rank)
     head = tp_rank * heads // tp
@@ -53,7 +55,10 @@ def kv_heads(heads: int, tp: int, tp_rank: int) -> tuple[int, int]:
 
 
 def tensor_slice(spec: ModelSpec, tensor: Tensor, *, tp: int, tp_rank: int) -> Slice:
-    """What rank `tp_rank` of `tp` holds of `tensor`, as Megatron-LM cuts: columns (out) first, then rows (in)."""
+    """What rank `tp_rank` of `tp` holds of `tensor`.
+
+    As Megatron-LM cuts: columns (out) first, then rows (in).
+    """
     if tp == 1 or tensor.part == "norm":
         return WHOLE
     if tensor.part in ("embed", "head"):
@@ -73,7 +78,7 @@ def tensor_slice(spec: ModelSpec, tensor: Tensor, *, tp: int, tp_rank: int) -> S
 def stage_tensors(
     spec: ModelSpec, stages: tuple[tuple[int, int], ...], stage: int
 ) -> Iterator[Tensor]:
-    """The tensors that a stage reads. The last stage of a tied model reads the embedding as its head."""
+    """The tensors that a stage reads; the last stage of a tied model, the embedding as its head."""
     first, last = stages[stage]
     is_last = stage == len(stages) - 1
     for tensor in spec.tensors:
@@ -104,7 +109,7 @@ def shard_elements(
 def kv_elements_per_token(
     spec: ModelSpec, layers: tuple[int, int], *, tp: int, tp_rank: int
 ) -> int:
-    """Key and value elements that one token leaves on one rank that holds `layers` (first, one past the last)."""
+    """Key and value elements that a token leaves on a rank with `layers` (first, one past last)."""
     total = 0
     for layer in spec.layers[layers[0] : layers[1]]:
         first, last = kv_heads(layer.attention.kv_heads, tp, tp_rank)

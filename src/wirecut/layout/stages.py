@@ -1,8 +1,8 @@
-"""Cutting a model's layers into pipeline stages, by a weight per layer (seconds or bytes), ends included."""
+"""Cutting a model's layers into pipeline stages, by a weight per layer (seconds or bytes)."""
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 Stages = tuple[tuple[int, int], ...]  # (first layer, one past the last), stage by stage
 
@@ -10,11 +10,11 @@ Stages = tuple[tuple[int, int], ...]  # (first layer, one past the last), stage 
 def cut_stages(
     weights: Sequence[float], pp: int, *, first_extra: float = 0.0, last_extra: float = 0.0
 ) -> Stages:
-    """The cut into `pp` contiguous stages whose heaviest is lightest; each holds at least one layer.
+    """The cut into `pp` contiguous stages of at least one layer whose heaviest is lightest.
 
-    `first_extra` is what the embedding adds to the first stage, `last_extra` what norm and head add to the last.
-    Weights are not negative. Exact: dynamic programming over (stage, layers so far). Of equally good cuts, the one with the
-    fewest layers in late stages.
+    `first_extra` is what the embedding adds to the first stage, `last_extra` what norm and head add
+    to the last. Weights are not negative. Exact: dynamic programming over (stage, layers so far).
+    Of equally good cuts, the one with the fewest layers in late stages.
     """
     layers = len(weights)
     if not 1 <= pp <= layers:
@@ -46,4 +46,4 @@ def cut_stages(
     for stage in range(pp - 1, 0, -1):
         ends.append(came_from[stage][ends[-1]])
     bounds = [0, *reversed(ends)]
-    return tuple(zip(bounds[:-1], bounds[1:], strict=True))
+    return tuple(pairwise(bounds))

@@ -1,4 +1,6 @@
-"""Reads a Hugging Face `config.json` into a `ModelSpec`. Knows names of configuration fields, nothing of tensors' bytes.
+"""Reads a Hugging Face `config.json` into a `ModelSpec`.
+
+Knows names of configuration fields, nothing of tensors' bytes.
 
 spec = read_config(Path("examples/demo-model/config.json"))
 """
@@ -6,14 +8,14 @@ spec = read_config(Path("examples/demo-model/config.json"))
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from wirecut.errors import ModelError
 from wirecut.spec.model import Attention, Layer, Mlp, ModelSpec
 
-ARCHITECTURES = {
-    "llama": "LlamaForCausalLM"
-}  # model_type -> class; a new model starts with a line here
+ARCHITECTURES = {  # model_type -> class; a new model starts with a line here
+    "llama": "LlamaForCausalLM",
+}
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 LARGEST = 10**7  # no published dimension comes near; beyond it a number is a mistake
 
@@ -32,7 +34,8 @@ def read_config(path: Path) -> ModelSpec:
         raise ModelError(
             f"{path} holds {type(config).__name__}, expected a JSON object with model_type"
         )
-    return from_config(config, name=path.parent.resolve().name, where=str(path))
+    fields = cast(dict[str, Any], config)
+    return from_config(fields, name=path.parent.resolve().name, where=str(path))
 
 
 def from_config(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpec:
@@ -50,10 +53,8 @@ def from_config(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpe
     if config.get("hidden_act", "silu") != "silu":
         raise ModelError(f"{where}: hidden_act is {config['hidden_act']!r}, expected 'silu'")
 
-    hidden, heads = (
-        _count(config, "hidden_size", where),
-        _count(config, "num_attention_heads", where),
-    )
+    hidden = _count(config, "hidden_size", where)
+    heads = _count(config, "num_attention_heads", where)
     kv_heads = _count(config, "num_key_value_heads", where, default=heads)
     if heads % kv_heads:
         raise ModelError(
@@ -61,7 +62,8 @@ def from_config(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpe
         )
     if config.get("head_dim") is None and hidden % heads:
         raise ModelError(
-            f"{where}: hidden_size {hidden} is no multiple of num_attention_heads {heads}, and head_dim is not given"
+            f"{where}: hidden_size {hidden} is no multiple of num_attention_heads {heads}, "
+            "and head_dim is not given"
         )
     head_dim = _count(config, "head_dim", where, default=hidden // heads)
     if head_dim % 2:
@@ -108,16 +110,15 @@ def _positive(config: Mapping[str, Any], field: str, where: str, *, default: flo
 
 def _rope_theta(config: Mapping[str, Any], where: str) -> float:
     """transformers 5 moved `rope_theta` into `rope_parameters`, beside the kind of scaling."""
-    rope = config.get("rope_parameters") or {}
+    rope: Any = config.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         raise ModelError(f"{where}: rope_parameters is {rope!r}, expected an object")
-    if rope.get("rope_type", "default") != "default":
-        raise ModelError(
-            f"{where}: rope_type is {rope['rope_type']!r}, which wirecut does not support yet"
-        )
-    return _positive(
-        rope if "rope_theta" in rope else config, "rope_theta", where, default=10_000.0
-    )
+    fields = cast(dict[str, Any], rope)
+    kind = fields.get("rope_type", "default")
+    if kind != "default":
+        raise ModelError(f"{where}: rope_type is {kind!r}, which wirecut does not support yet")
+    holder = fields if "rope_theta" in fields else config
+    return _positive(holder, "rope_theta", where, default=10_000.0)
 
 
 def _dtype(config: Mapping[str, Any], where: str) -> str:
@@ -128,8 +129,9 @@ def _dtype(config: Mapping[str, Any], where: str) -> str:
 
 
 def _stop_tokens(config: Mapping[str, Any], where: str) -> tuple[int, ...]:
-    value = config.get("eos_token_id")
-    tokens = value if isinstance(value, list) else [] if value is None else [value]
+    value: Any = config.get("eos_token_id")
+    tokens = cast(list[Any], value) if isinstance(value, list) else [value]
+    tokens = [] if value is None else tokens
     if not all(isinstance(token, int) and token >= 0 for token in tokens):
         raise ModelError(f"{where}: eos_token_id is {value!r}, expected token ids")
     return tuple(tokens)

@@ -1,7 +1,10 @@
-"""A model as the thing that is cut: its layers, tensors, FLOPs and KV bytes. Knows no hardware and no layout.
+"""A model as the thing that is cut: its layers, tensors, FLOPs and KV bytes.
 
-spec = ModelSpec(name="demo", layers=(Layer(Attention(8, 4, 32), Mlp(704)),) * 8, hidden=256, vocab=4096, ...)
-spec.parameters          # exact, from the same tensor list that the loader reads
+Knows no hardware and no layout.
+
+    layers = (Layer(Attention(8, 4, 32), Mlp(704)),) * 8
+    spec = ModelSpec(name="demo", layers=layers, hidden=256, vocab=4096, ...)
+    spec.parameters          # exact, from the same tensor list that the loader reads
 """
 
 import math
@@ -17,7 +20,7 @@ Part = Literal["embed", "norm", "q", "k", "v", "o", "gate", "up", "down", "head"
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Grouped-query attention: `heads` query heads share `kv_heads` key and value heads of `head_dim`."""
+    """Grouped-query attention: `heads` query heads share `kv_heads` key and value heads."""
 
     heads: int
     kv_heads: int
@@ -26,7 +29,7 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Mlp:
-    """A gated MLP (SwiGLU): gate and up are hidden x intermediate, down is intermediate x hidden."""
+    """A gated MLP (SwiGLU): gate and up widen hidden to intermediate, down goes back."""
 
     intermediate: int
 
@@ -41,7 +44,10 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of the checkpoint: its name there, its shape (out, in), what it is, and its layer (None: outside all)."""
+    """One tensor of the checkpoint: its name there, its shape (out, in), what it is, its layer.
+
+    `layer` None: outside all layers.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -55,7 +61,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything about a model that a cut needs, from its `config.json` alone. Sizes are counts of elements."""
+    """All about a model that a cut needs, from its `config.json` alone. Sizes in elements."""
 
     name: str
     architecture: str
@@ -75,7 +81,7 @@ class ModelSpec:
 
     @cached_property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Every tensor of the checkpoint, first to last layer. A tied head has no tensor of its own."""
+        """Every tensor of the checkpoint, first to last layer; a tied head has none of its own."""
         return tuple(self._tensors())
 
     def _tensors(self) -> Iterator[Tensor]:

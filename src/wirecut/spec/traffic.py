@@ -12,9 +12,9 @@ MOST_TOKENS = 10**8
 class Traffic:
     """Load on the whole deployment.
 
-    Closed loop: `concurrency` users, each asking again when answered (default: 1). Open loop: `rate` requests per
-    second, `math.inf` for all at the start. `num_requests` makes the run finite. `static_batch`: one batch started
-    together and run to its end.
+    Closed loop: `concurrency` users, each asking again when answered (default: 1). Open loop:
+    `rate` requests per second, `math.inf` for all at the start. `num_requests` makes the run
+    finite. `static_batch`: one batch started together and run to its end.
     """
 
     input_tokens: int = 512
