@@ -26,7 +26,7 @@ def read_config(path: Path) -> ModelSpec:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(
             f"{path} is not valid JSON ({error}): is it cut short? Download it again"
         ) from error
@@ -41,7 +41,7 @@ def read_config(path: Path) -> ModelSpec:
 def from_config(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpec:
     """The spec of a parsed configuration; `where` names its origin in errors."""
     kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ModelError(f"{where}: model_type is {kind!r}; wirecut knows {known}")
     for field in ("rope_scaling", "quantization_config"):
@@ -123,7 +123,7 @@ def _rope_theta(config: Mapping[str, Any], where: str) -> float:
 
 def _dtype(config: Mapping[str, Any], where: str) -> str:
     name = config.get("dtype") or config.get("torch_dtype") or "float32"
-    if name not in DTYPES:
+    if not isinstance(name, str) or name not in DTYPES:
         raise ModelError(f"{where}: dtype is {name!r}, expected one of {', '.join(DTYPES)}")
     return DTYPES[name]
 
@@ -132,6 +132,6 @@ def _stop_tokens(config: Mapping[str, Any], where: str) -> tuple[int, ...]:
     value: Any = config.get("eos_token_id")
     tokens = cast(list[Any], value) if isinstance(value, list) else [value]
     tokens = [] if value is None else tokens
-    if not all(isinstance(token, int) and token >= 0 for token in tokens):
+    if not all(type(token) is int and token >= 0 for token in tokens):
         raise ModelError(f"{where}: eos_token_id is {value!r}, expected token ids")
     return tuple(tokens)
