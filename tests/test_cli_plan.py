@@ -118,6 +118,7 @@ BAD_NUMBERS = [
     ("--rate", "0"),
     ("--rate", "-1"),
     ("--rate", "nan"),
+    ("--rate", "inf"),
     ("--ttft-ms", "0"),
     ("--ttft-ms", "nan"),
     ("--tpot-ms", "-5"),
@@ -204,7 +205,7 @@ def test_ctrl_c_exits_130(home: Path, monkeypatch: pytest.MonkeyPatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("wirecut.planner.plan.plan", interrupted)
+    monkeypatch.setattr("wirecut.api.rank", interrupted)
     assert run("plan", "tiny", "--fabric", "fabric.json").exit_code == 130
 
 

@@ -5,6 +5,7 @@
     ranking.chosen.layout, ranking.chosen.tpot_s
 """
 
+import math
 from os import PathLike
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from wirecut.fabric.discover import assumed_fabric
 from wirecut.fabric.fabric import Fabric, load_fabric
 from wirecut.files import cache_dir
 from wirecut.layout.layout import Layout, parse_layout
-from wirecut.layout.plan import Limits
+from wirecut.layout.plan import Limits, PlanFile
 from wirecut.planner.plan import Ranking, outcome_of
 from wirecut.planner.plan import plan as rank
+from wirecut.planner.plan_file import to_plan_file
 from wirecut.spec.find import find_model
 from wirecut.spec.model import ModelSpec
 from wirecut.spec.traffic import Traffic
@@ -61,6 +63,26 @@ def plan(
     """
     pricing = pricing_of(model, fabric, engine=engine, dtype=dtype)
     return rank(pricing, traffic or Traffic(), goal=goal)
+
+
+def plan_file_of(
+    model: str | PathLike[str],
+    fabric: Fabric | str | PathLike[str] | None = None,
+    *,
+    goal: str = "throughput",
+    traffic: Traffic | None = None,
+    engine: str = "wirecut",
+    dtype: str | None = None,
+) -> PlanFile:
+    """The same decision as a file for every later command; the model's folder is written as
+    absolute path.
+    """
+    asked, pricing = traffic or Traffic(), pricing_of(model, fabric, engine=engine, dtype=dtype)
+    if asked.rate == math.inf:
+        raise UsageError("a plan file holds a finite rate; rate=inf is for `wirecut.estimate`")
+    folder = Path(model).expanduser()
+    name = str(folder.resolve()) if folder.is_dir() else str(model)
+    return to_plan_file(rank(pricing, asked, goal=goal), pricing, traffic=asked, model=name)
 
 
 def pricing_of(

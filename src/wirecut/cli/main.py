@@ -12,9 +12,10 @@ import typer
 from wirecut.cli.estimate import estimate
 from wirecut.cli.explain import explain
 from wirecut.cli.plan import plan
+from wirecut.cli.probe import probe
 from wirecut.errors import WirecutError
 
-COMMANDS: list[Callable[..., None]] = [plan, estimate, explain]
+COMMANDS: list[Callable[..., None]] = [probe, plan, estimate, explain]
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -39,10 +39,8 @@ def plan(
     as_json: JsonOpt = False,
 ) -> None:
     """Choose the cut of MODEL for this load, and say why."""
-    from wirecut.api import pricing_of
+    from wirecut.api import plan_file_of
     from wirecut.layout.plan import save_plan
-    from wirecut.planner.plan import plan as rank
-    from wirecut.planner.plan_file import to_plan_file
 
     traffic = Traffic(
         input_tokens=input_tokens,
@@ -53,11 +51,7 @@ def plan(
         tpot_ms=tpot_ms,
     )
     check_out(out)
-    pricing = pricing_of(model, fabric, engine=engine, dtype=dtype)
-    ranking = rank(pricing, traffic, goal=goal)
-    folder = Path(model).expanduser()
-    name = str(folder.resolve()) if folder.is_dir() else model
-    plan_file = to_plan_file(ranking, pricing, traffic=traffic, model=name)
+    plan_file = plan_file_of(model, fabric, goal=goal, traffic=traffic, engine=engine, dtype=dtype)
     if out is not None:
         save_plan(plan_file, out)
     if as_json:

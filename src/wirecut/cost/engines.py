@@ -22,8 +22,7 @@ class EngineProfile:
     message_bytes: int  # a step or its tokens on the way between ranks
 
 
-# Counted in the built-in engine's step; calibrated against it by `wirecut verify` on the demo
-# model.
+# A first count of the built-in engine's operations, still to be fitted to measured runs.
 WIRECUT = EngineProfile(
     name="wirecut",
     ops_per_layer=22,

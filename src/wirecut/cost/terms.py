@@ -17,9 +17,9 @@ from wirecut.layout.stages import Stages
 
 Phase = Literal["prefill", "decode"]
 
-# Relative half-width of a prediction, by where its numbers come from. Measured: what kernels of
-# other shapes than the measured ones differ by; the others: published and datasheet peaks are
-# reached to about 75% and 60% in practice.
+# Relative half-width of a prediction, by where its numbers come from: judgement, until predictions
+# have been compared with runs. Measured: kernels of other shapes than those that were measured;
+# datasheet: peaks that no kernel reaches; assumed: an order of magnitude.
 HALF_WIDTH: dict[Source, float] = {
     "measured": 0.15,
     "published": 0.25,
