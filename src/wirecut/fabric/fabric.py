@@ -91,7 +91,7 @@ class Curve:
     source: Source = "measured"
 
     def seconds(self, num_bytes: float) -> float:
-        """Time for `num_bytes`, straight between points, along the last slope beyond the ends."""
+        """Time for `num_bytes`: straight between points, then in proportion to the last one."""
         points = self.points
         if num_bytes <= points[0][0]:
             return points[0][1]

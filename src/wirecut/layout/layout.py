@@ -83,13 +83,13 @@ def parse_layout(text: str) -> Layout:
     """'tp4pp2' -> Layout(tp=4, pp=2); a missing degree is 1. Raises LayoutError."""
     degrees: dict[str, int] = {}
     rest = text.strip().lower()
-    for name, digits in re.findall(r"(tp|pp|dp|ep)(\d{1,9})", rest):
+    for name, digits in re.findall(r"(tp|pp|dp|ep)([0-9]{1,9})", rest):
         if name in degrees:
             raise LayoutError(f"layout {text!r} gives {name} twice")
         degrees[name] = int(digits)
     if (
         not degrees
-        or "".join(f"{n}{d}" for n, d in re.findall(r"(tp|pp|dp|ep)(\d{1,9})", rest)) != rest
+        or "".join(f"{n}{d}" for n, d in re.findall(r"(tp|pp|dp|ep)([0-9]{1,9})", rest)) != rest
     ):
         raise LayoutError(
             f"layout {text!r} is not understood: write tp4, tp4pp2 or tp2pp2dp2; "
