@@ -11,11 +11,12 @@ import typer
 
 from wirecut.cli.estimate import estimate
 from wirecut.cli.explain import explain
+from wirecut.cli.generate import generate
 from wirecut.cli.plan import plan
 from wirecut.cli.probe import probe
 from wirecut.errors import WirecutError
 
-COMMANDS: list[Callable[..., None]] = [probe, plan, estimate, explain]
+COMMANDS: list[Callable[..., None]] = [probe, plan, estimate, explain, generate]
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 app = typer.Typer(

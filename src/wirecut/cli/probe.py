@@ -80,9 +80,7 @@ def _is_sum(curve: Curve, wire: str) -> bool:
 def _devices(fabric: Fabric):
     from rich.table import Table
 
-    table = Table(
-        title="Each device, all of them busy", title_justify="left", title_style="bold"
-    )
+    table = Table(title="Each device, all of them busy", title_justify="left", title_style="bold")
     table.add_column("device")
     for name in ("cores", "weights read", "bf16", "fp32", "small operation"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -27,6 +27,13 @@ class Bar:
             self._told = time.monotonic()
             print(f"{self._what}: {share:.0%} {note}", file=sys.stderr, flush=True)
 
+    def clear(self) -> None:
+        """Take the bar off the screen."""
+        if self._width:
+            sys.stderr.write("\r" + " " * self._width + "\r")
+            sys.stderr.flush()
+            self._width = 0
+
     def __enter__(self) -> "Bar":
         return self
 
@@ -36,6 +43,4 @@ class Bar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._width:
-            sys.stderr.write("\r" + " " * self._width + "\r")
-            sys.stderr.flush()
+        self.clear()

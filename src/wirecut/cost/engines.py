@@ -29,7 +29,7 @@ WIRECUT = EngineProfile(
     ops_per_sequence_layer=2,
     step_ops=60,
     ops_per_sequence=6,
-    block_tokens=16,
+    block_tokens=32,
     message_bytes=1024,
 )
 ENGINES = {"wirecut": WIRECUT}

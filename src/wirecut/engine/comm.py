@@ -38,6 +38,9 @@ class Count:
         self.calls += 1
         self.bytes += num_bytes
 
+    def reset(self) -> None:
+        self.calls = self.bytes = 0
+
 
 class Comm:
     """The tensor-parallel group as one rank sees it."""

@@ -34,6 +34,7 @@ from wirecut.sched.step import Entry, Step
 from wirecut.spec.hf import read_config
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WARM_UP_TOKENS = 16  # within one block
 IDLE_S = 20.0  # an idle replica sends an empty step this often, so that no socket times out
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -63,6 +64,7 @@ def run(process: RankProcess) -> None:
         else:
             rank.follow()
         process.channel.send(rank.counted())
+        process.channel.receive()  # until the front closes it: sockets stay open for the slower ranks
 
 
 class Rank:
@@ -106,8 +108,19 @@ class Rank:
             tp=self.wires.tp,
             progress=lambda: process.channel.send(Loading(reader.tensors_done, len(reader))),
         )
+        self._warm_up()
         self.forwards = self.tokens = self.sampling_forwards = self.sampled_rows = 0
         process.channel.send(Loaded(reader.bytes_read, time.monotonic() - begin))
+
+    def _warm_up(self) -> None:
+        """Run a prompt and a token, then forget the counts: what is built at first use is built now."""
+        self.forwards = self.tokens = self.sampling_forwards = self.sampled_rows = 0
+        for start, tokens in ((0, (0,) * WARM_UP_TOKENS), (WARM_UP_TOKENS, (0,))):
+            self.forward((Entry(0, start, tokens, (0,), True),))
+        wires = self.wires
+        for talks in (wires.tp, wires.incoming, wires.outgoing):
+            if talks:
+                talks.count.reset()
 
     def forward(self, entries: tuple[Entry, ...]) -> tuple[list[int], list[bytes]] | None:
         """This rank's part of a step. Tokens (and logits when kept) where they are sampled, None elsewhere."""

@@ -88,10 +88,6 @@ class TorchGroup:
             dist.recv(out, self.members[source], group=self._group)
         return out
 
-    def barrier(self) -> None:
-        """Return once every rank has come here."""
-        self.all_reduce(torch.zeros(1))
-
 
 class _naming:
     """Turns a transport's error into one that names the ranks and the collective."""

@@ -1,0 +1,80 @@
+"""Runs as tables: predicted beside measured, and what was counted on the wires beside the formula."""
+
+from collections.abc import Sequence
+
+from wirecut.bench.run import Run
+from wirecut.cost.terms import Rejected
+from wirecut.explain.page import Block, Grid, Heading, Paragraph
+from wirecut.units import show_bytes, show_seconds
+
+
+def timing_table(runs: Sequence[Run]) -> list[Block]:
+    """TTFT and TPOT of each run, predicted and measured, and how far apart they are."""
+    rows = [row for run in runs for row in _timing_rows(run)]
+    columns = ("layout", "", ">predicted", ">from", ">to", ">measured", ">off by")
+    return [Heading("Predicted and measured"), Grid(columns, rows)]
+
+
+def _timing_rows(run: Run) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    guess = run.predicted
+    measured = {"ttft_s": ("first token", run.ttft_s), "tpot_s": ("each token after", run.tpot_s)}
+    for name, (words, seconds) in measured.items():
+        first = "" if rows else str(run.cut.layout)
+        if seconds is None:
+            rows.append((first, words, "", "", "", "only one token", ""))
+        elif isinstance(guess, Rejected):
+            rows.append((first, words, "rejected", "", "", show_seconds(seconds), ""))
+        else:
+            expected = getattr(guess, name)
+            low, high = (show_seconds(end) for end in guess.interval[name])
+            off = f"{expected / seconds - 1:+.0%}"
+            rows.append(
+                (first, words, show_seconds(expected), low, high, show_seconds(seconds), off)
+            )
+    return rows
+
+
+def comm_table(run: Run) -> list[Block]:
+    """Calls and payload bytes by axis, counted by the ranks and from the cost model's formula."""
+    title = f"On the wires of {run.cut.layout}"
+    if not run.formula:
+        return [Heading(title), Paragraph("Nothing: no axis has more than one rank.")]
+    rows: list[tuple[str, ...]] = []
+    nothing = {"calls": 0, "bytes": 0}
+    for axis in sorted({*run.formula, *run.counted}):
+        counted, formula = run.counted.get(axis, nothing), run.formula.get(axis, nothing)
+        rows.append(
+            (
+                axis,
+                f"{counted['calls']}",
+                f"{formula['calls']}",
+                show_bytes(counted["bytes"]),
+                show_bytes(formula["bytes"]),
+                "equal" if counted == formula else "DIFFERENT",
+            )
+        )
+    columns = ("axis", ">calls", ">formula", ">bytes", ">formula", "")
+    return [Heading(title), Grid(columns, rows)]
+
+
+def winner(runs: Sequence[Run], *, output_tokens: int) -> list[Block]:
+    """Which run was to be fastest and which was, by the time of one whole answer."""
+    predicted = [
+        (run.predicted.ttft_s + (output_tokens - 1) * run.predicted.tpot_s, str(run.cut.layout))
+        for run in runs
+        if not isinstance(run.predicted, Rejected)
+    ]
+    measured = [
+        (max(answer.at_s[-1] for answer in run.answers), str(run.cut.layout)) for run in runs
+    ]
+    rows = [
+        ("predicted", *_race(predicted)),
+        ("measured", *_race(measured)),
+    ]
+    return [Heading("Winner, by the whole answer"), Grid(("", "winner", ">by", "over"), rows)]
+
+
+def _race(times: list[tuple[float, str]]) -> tuple[str, str, str]:
+    (best, name), (second, other), *_ = sorted(times)
+    return name, f"{second / best - 1:.1%}", other

@@ -1,0 +1,110 @@
+"""One run of a cut on the built-in engine, with what was predicted beside what happened.
+
+run = run_cut(folder, pricing, cut, prompts, limits=limits)
+run.predicted.tpot_s, run.tpot_s, run.counted == run.formula
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wirecut.cost.estimate import estimate
+from wirecut.cost.replica import Pricing
+from wirecut.cost.terms import Estimate, Rejected
+from wirecut.cost.wire import wire_traffic
+from wirecut.engine.engine import Answer, Engine, Prompt, Totals
+from wirecut.layout.plan import Cut, Limits
+from wirecut.spec.traffic import Traffic
+
+Comm = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run did. `counted` is what the ranks counted by axis, `formula` what the cost model says of it."""
+
+    cut: Cut
+    answers: tuple[Answer, ...]
+    load_s: float
+    bytes_read: tuple[int, ...]
+    counted: Comm
+    formula: Comm
+    predicted: Estimate | Rejected
+
+    @property
+    def ttft_s(self) -> float:
+        """Mean seconds to the first token."""
+        return statistics.mean(answer.ttft_s for answer in self.answers)
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Mean seconds per token after the first; None when no answer has a second one."""
+        known = [answer.tpot_s for answer in self.answers if answer.tpot_s is not None]
+        return statistics.mean(known) if known else None
+
+    @property
+    def output_tokens_per_s(self) -> float:
+        """Tokens written per second, from the first submission to the last token."""
+        return sum(len(a.tokens) for a in self.answers) / max(a.at_s[-1] for a in self.answers)
+
+
+def run_cut(
+    folder: Path,
+    pricing: Pricing,
+    cut: Cut,
+    prompts: Sequence[Prompt],
+    *,
+    limits: Limits,
+    on_loaded: Callable[[], None] = lambda: None,
+    on_token: Callable[[int, int], None] = lambda index, token: None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Run:
+    """Load, serve `prompts` together, count. `on_token` hears (prompt, token) as they come. Raises WirecutError."""
+    answers = [Answer() for _ in prompts]
+    with Engine(
+        folder, cut, pricing.fabric, limits=limits, dtype=pricing.dtype, progress=progress
+    ) as engine:
+        on_loaded()
+        for index, token in engine.stream(prompts, answers):
+            on_token(index, token)
+        totals = engine.finish()
+    return Run(
+        cut=cut,
+        answers=tuple(answers),
+        load_s=engine.load_s,
+        bytes_read=tuple(loaded.bytes_read for loaded in engine.loaded),
+        counted=totals.comm,
+        formula=formula_of(pricing, cut, totals),
+        predicted=estimate(pricing, cut, traffic_of(prompts)),
+    )
+
+
+def traffic_of(prompts: Sequence[Prompt]) -> Traffic:
+    """The load that these prompts are: all there at the start."""
+    return Traffic(
+        input_tokens=round(statistics.mean(len(prompt.tokens) for prompt in prompts)),
+        output_tokens=max(prompt.max_tokens for prompt in prompts),
+        rate=float("inf"),
+        num_requests=len(prompts),
+    )
+
+
+def formula_of(pricing: Pricing, cut: Cut, totals: Totals) -> Comm:
+    """Calls and bytes by axis as the cost model has them, for the forwards that were run."""
+    comm: Comm = {}
+    for replica in totals.replicas:
+        traffic = wire_traffic(
+            pricing.spec,
+            cut.layout,
+            forwards=replica.forwards,
+            tokens=replica.tokens,
+            logit_rows=replica.sampled_rows,
+            gathers=replica.sampling_forwards,
+            dtype=pricing.dtype,
+        )
+        for axis, count in traffic.items():
+            total = comm.setdefault(axis, {"calls": 0, "bytes": 0})
+            total["calls"] += count.calls
+            total["bytes"] += count.bytes
+    return comm

@@ -1,0 +1,78 @@
+"""What a command is asked to run: a model, planned on the spot, or the cut that a plan file holds."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from wirecut.api import pricing_of
+from wirecut.cost.estimate import Candidate, check_traffic
+from wirecut.cost.replica import Pricing
+from wirecut.errors import LayoutError, NothingFits, UsageError
+from wirecut.layout.layout import parse_layout
+from wirecut.layout.plan import Cut, Limits, PlanFile, load_plan
+from wirecut.layout.rules import why_not
+from wirecut.planner.plan import outcome_of
+from wirecut.planner.plan import plan as rank
+from wirecut.spec.find import find_model
+from wirecut.spec.traffic import Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model with the fabric to run it on, and the plan that it came from, if it came from one."""
+
+    folder: Path
+    pricing: Pricing
+    plan: PlanFile | None
+
+
+def find_source(name: str, *, fabric: str | None, dtype: str | None) -> Source:
+    """`name` is a model folder, a Hugging Face id, or a plan.json. Raises UsageError."""
+    path = Path(name)
+    if path.suffix == ".json" or path.is_file():
+        plan = load_plan(path)
+        if fabric is not None:
+            raise UsageError(
+                "a plan has its fabric inside: leave out --fabric, or plan again with it"
+            )
+        folder, _ = find_model(plan.model)
+        pricing = pricing_of(plan.model, plan.fabric, dtype=dtype or plan.dtype, limits=plan.limits)
+        return Source(folder, pricing, plan)
+    folder, _ = find_model(name)
+    return Source(folder, pricing_of(name, fabric, dtype=dtype), None)
+
+
+def choose_cut(source: Source, layout: str | None, traffic: Traffic) -> Cut:
+    """The cut to run: `layout` when given, else the plan's, else the fastest answer for `traffic`."""
+    pricing = source.pricing
+    if source.plan is not None:
+        cut = source.plan.cut() if layout is None else source.plan.cut_of(layout)
+        if cut.stages[-1][1] != pricing.spec.num_layers:
+            raise UsageError(
+                f"the plan cuts {cut.stages[-1][1]} layers, {source.folder} has "
+                f"{pricing.spec.num_layers}: plan again"
+            )
+        return cut
+    check_traffic(pricing.spec, traffic)
+    if layout is None:
+        return rank(pricing, traffic, goal="latency").chosen.cut
+    wanted = parse_layout(layout)
+    if reason := why_not(pricing.spec, wanted, len(pricing.fabric.devices)):
+        raise LayoutError(reason)
+    outcome = outcome_of(pricing, wanted, traffic)
+    if isinstance(outcome, Candidate):
+        return outcome.cut
+    raise NothingFits(f"{layout} does not fit: {outcome.reason}")
+
+
+def limits_for(
+    source: Source, prompt_tokens: list[int], new_tokens: int, *, max_batched_tokens: int | None
+) -> Limits:
+    """The plan's limits, or KV room for exactly these prompts; rows a step as asked."""
+    block = source.pricing.engine.block_tokens
+    needed = sum(-(-(tokens + new_tokens) // block) * block for tokens in prompt_tokens)
+    limits = source.pricing.limits
+    if source.plan is None or limits.kv_tokens == 0:
+        limits = replace(limits, kv_tokens=needed)
+    if max_batched_tokens is not None:
+        limits = replace(limits, max_batched_tokens=max_batched_tokens)
+    return limits

@@ -1,0 +1,51 @@
+"""Text to tokens and back, with the checkpoint's own `tokenizer.json`."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from wirecut.errors import MissingExtra, ModelError
+
+UNFINISHED = "\ufffd"  # what decodes from the first bytes of a character
+
+
+class Text:
+    """The tokenizer of a model folder. Raises ModelError when there is none that can be read."""
+
+    def __init__(self, folder: Path) -> None:
+        if find_spec("tokenizers") is None:
+            raise MissingExtra("engine", "turning text into tokens")
+        from tokenizers import Tokenizer
+
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ModelError(
+                f"{folder} has no tokenizer.json, which turning text into tokens needs"
+            )
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises a bare Exception
+            raise ModelError(f"{path} cannot be read: {error}") from error
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of `text`, with what the checkpoint puts around every prompt."""
+        return tuple(self._tokenizer.encode(text).ids)
+
+    def decode(self, tokens: list[int]) -> str:
+        """The text of `tokens`; special ones leave nothing."""
+        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+class Stream:
+    """The text of tokens as they come: whole characters only."""
+
+    def __init__(self, text: Text) -> None:
+        self._text, self._tokens, self._told = text, [], 0
+
+    def add(self, token: int) -> str:
+        """What `token` adds to the text; empty while a character is unfinished."""
+        self._tokens.append(token)
+        whole = self._text.decode(self._tokens)
+        if whole.endswith(UNFINISHED):
+            return ""
+        new, self._told = whole[self._told :], len(whole)
+        return new
