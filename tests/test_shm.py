@@ -1,4 +1,6 @@
-"""Shared-memory collectives between real processes: sums, gathers, mailboxes, and the rank that does not come."""
+"""Shared-memory collectives between real processes: sums, gathers, mailboxes, and the rank that
+does not come.
+"""
 
 import mmap
 import os

@@ -1,4 +1,4 @@
-"""Runs as tables: predicted beside measured, and what was counted on the wires beside the formula."""
+"""Runs as tables: predicted beside measured, and what was counted beside the formula."""
 
 from collections.abc import Sequence
 

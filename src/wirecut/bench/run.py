@@ -22,7 +22,9 @@ Comm = dict[str, dict[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run did. `counted` is what the ranks counted by axis, `formula` what the cost model says of it."""
+    """What a run did. `counted` is what the ranks counted by axis, `formula` what the cost model
+    says of it.
+    """
 
     cut: Cut
     answers: tuple[Answer, ...]
@@ -60,7 +62,9 @@ def run_cut(
     on_token: Callable[[int, int], None] = lambda index, token: None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Run:
-    """Load, serve `prompts` together, count. `on_token` hears (prompt, token) as they come. Raises WirecutError."""
+    """Load, serve `prompts` together, count. `on_token` hears (prompt, token) as they come. Raises
+    WirecutError.
+    """
     answers = [Answer() for _ in prompts]
     with Engine(
         folder, cut, pricing.fabric, limits=limits, dtype=pricing.dtype, progress=progress

@@ -1,4 +1,6 @@
-"""`wirecut generate`: run prompts once on the built-in engine, and check what was predicted and counted."""
+"""`wirecut generate`: run prompts once on the built-in engine, and check what was predicted and
+counted.
+"""
 
 from typing import TYPE_CHECKING, Annotated, Any
 

@@ -1,4 +1,4 @@
-"""What a command is asked to run: a model, planned on the spot, or the cut that a plan file holds."""
+"""What a command is asked to run: a model, planned on the spot, or the cut of a plan file."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +42,7 @@ def find_source(name: str, *, fabric: str | None, dtype: str | None) -> Source:
 
 
 def choose_cut(source: Source, layout: str | None, traffic: Traffic) -> Cut:
-    """The cut to run: `layout` when given, else the plan's, else the fastest answer for `traffic`."""
+    """The cut to run: `layout` when given, else the plan's, else the fastest for `traffic`."""
     pricing = source.pricing
     if source.plan is not None:
         cut = source.plan.cut() if layout is None else source.plan.cut_of(layout)

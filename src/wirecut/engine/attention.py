@@ -1,6 +1,8 @@
-"""Attention over the paged cache. A sequence whose blocks lie in a row is read in place, any other is gathered.
+"""Attention over the paged cache. A sequence whose blocks lie in a row is read in place, any other
+is gathered.
 
-Shapes: T tokens, H query heads, K key-value heads, G = H / K, D head dim, L positions, S cache places.
+Shapes: T tokens, H query heads, K key-value heads, G = H / K, D head dim, L positions, S cache
+places.
 """
 
 import torch
@@ -10,7 +12,8 @@ from wirecut.engine.batch import Batch, Span
 
 
 class KvCache:
-    """Keys and values of one stage's layers on one rank: per layer (K, S, D), S = blocks x block_tokens.
+    """Keys and values of one stage's layers on one rank: per layer (K, S, D), S = blocks x
+    block_tokens.
 
     Memory is taken from the system only where it is written.
     """
@@ -38,7 +41,9 @@ def attend(
     values_KSD: torch.Tensor,
     batch: Batch,
 ) -> torch.Tensor:
-    """Store this step's keys and values, then let each sequence's rows attend to its own. Returns (T, H x D)."""
+    """Store this step's keys and values, then let each sequence's rows attend to its own. Returns
+    (T, H x D).
+    """
     keys_KSD.index_copy_(1, batch.slots_T, k_TKD.transpose(0, 1))
     values_KSD.index_copy_(1, batch.slots_T, v_TKD.transpose(0, 1))
     out_THD = torch.empty_like(q_THD)
@@ -59,7 +64,9 @@ def _read(cache_KSD: torch.Tensor, span: Span) -> torch.Tensor:
 
 
 def _one_row(q_1HD: torch.Tensor, k_KLD: torch.Tensor, v_KLD: torch.Tensor) -> torch.Tensor:
-    """A decode: the G query heads that share a key head are its rows, so nothing is copied or masked."""
+    """A decode: the G query heads that share a key head are its rows, so nothing is copied or
+    masked.
+    """
     kv_heads, head_dim = k_KLD.shape[0], k_KLD.shape[2]
     q_1KGD = q_1HD.view(1, kv_heads, -1, head_dim)
     return scaled_dot_product_attention(q_1KGD, k_KLD[None], v_KLD[None]).view(q_1HD.shape)
@@ -68,7 +75,7 @@ def _one_row(q_1HD: torch.Tensor, k_KLD: torch.Tensor, v_KLD: torch.Tensor) -> t
 def _many_rows(
     q_THD: torch.Tensor, k_KLD: torch.Tensor, v_KLD: torch.Tensor, span: Span
 ) -> torch.Tensor:
-    """A prompt or a chunk of one. Key heads are the batch and the G heads that share one its heads."""
+    """A prompt or a chunk of one. Key heads are the batch, the G that share one its heads."""
     (rows, heads, head_dim), kv_heads, length = q_THD.shape, k_KLD.shape[0], span.length
     shared = (kv_heads, heads // kv_heads, length, head_dim)
     out_KGTD = scaled_dot_product_attention(

@@ -1,4 +1,5 @@
-"""One step as tensors, complete when built: what every layer needs to know about the tokens of this forward.
+"""One step as tensors, complete when built: what every layer needs to know about the tokens of this
+forward.
 
 Shapes: T tokens of the step, L positions that a sequence may look at.
 """
@@ -15,8 +16,8 @@ class Span:
     """One sequence's rows in the batch, and where its keys and values lie.
 
     Rows `first` up to `last` hold positions `start` and on; after them it has `length` positions.
-    `slots` is the place of the first when they lie in a row, else every position's place.
-    `mask_TL` hides later positions from a chunk's rows; None when one row sees all, or all begin at 0.
+    `slots` is the place of the first when they lie in a row, else every position's place. `mask_TL`
+    hides later positions from a chunk's rows; None when one row sees all, or all begin at 0.
     """
 
     first: int
@@ -80,7 +81,9 @@ def build_batch(
 
 
 def _places(blocks: tuple[int, ...], length: int, block_tokens: int) -> int | list[int]:
-    """Where positions 0 to `length` lie in the cache: the first place when they lie in a row, else each one's."""
+    """Where positions 0 to `length` lie in the cache: the first place when they lie in a row, else
+    each one's.
+    """
     first = blocks[0]
     if all(block == first + i for i, block in enumerate(blocks)):
         return first * block_tokens

@@ -1,7 +1,8 @@
-"""Communication as an object handed in: it counts calls and payload bytes by axis, whatever carries them.
+"""Communication as an object handed in: it counts calls and payload bytes by axis, whatever carries
+them.
 
     tp = Comm(transport)       # transport: ShmGroup or TorchGroup
-    tp = Comm(None)            # a group of one: nothing to do, nothing to count, no process group needed
+    tp = Comm(None)            # a group of one: nothing to do or to count
 
 What is counted is what `cost` calls `wire_bytes`: the bytes handed to a collective, once per group,
 independent of the algorithm that carries them.
@@ -59,7 +60,7 @@ class Comm:
         return self._transport.all_reduce(x)
 
     def gather(self, x: torch.Tensor) -> torch.Tensor | None:
-        """`x` (rows, columns) of every rank side by side on the group's first rank; None elsewhere."""
+        """`x` (rows, columns) of every rank side by side on the first rank; None elsewhere."""
         if self._transport is None:
             return x
         self.count.add(x.nbytes * self.size)
@@ -67,7 +68,9 @@ class Comm:
 
 
 class HandOff(Protocol):
-    """One boundary between two stages: tokens x hidden from every rank before to every rank behind it."""
+    """One boundary between two stages: tokens x hidden from every rank before to every rank behind
+    it.
+    """
 
     count: Count
 
@@ -77,7 +80,9 @@ class HandOff(Protocol):
 
 
 class SharedHandOff:
-    """Through shared memory: the first rank before the boundary writes once, every rank behind reads."""
+    """Through shared memory: the first rank before the boundary writes once, every rank behind
+    reads.
+    """
 
     def __init__(self, box: Mailbox, tp_rank: int) -> None:
         self.count = Count()
@@ -93,9 +98,11 @@ class SharedHandOff:
 
 
 class SocketHandOff:
-    """Between hosts: each rank sends its part of the rows' bytes once, and those behind put them together.
+    """Between hosts: each rank sends its part of the rows' bytes once, and those behind put them
+    together.
 
-    Crossing bytes are tokens x hidden whatever TP is; the putting together stays inside the receiving stage.
+    Crossing bytes are tokens x hidden whatever TP is; the putting together stays inside the
+    receiving stage.
     """
 
     def __init__(

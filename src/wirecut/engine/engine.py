@@ -1,4 +1,5 @@
-"""The front of the engine: starts the ranks of a cut, deals requests to its replicas, streams tokens back.
+"""The front of the engine: starts the ranks of a cut, deals requests to its replicas, streams
+tokens back.
 
     with Engine(folder, cut, fabric, limits=limits, dtype="bf16") as engine:
         for request, token, reason in engine.stream([Prompt((1, 2, 3), max_tokens=16)]):
@@ -76,7 +77,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What the ranks counted, over all replicas: by axis, and the forwards that it belongs to, by replica."""
+    """What the ranks counted, over all replicas: by axis, and the forwards that it belongs to, by
+    replica.
+    """
 
     comm: dict[str, dict[str, int]]
     replicas: tuple[Counted, ...]
@@ -143,7 +146,9 @@ class Engine:
         return answers
 
     def stream(self, prompts: Sequence[Prompt], answers: list[Answer]) -> Iterator[tuple[int, int]]:
-        """Serve `prompts` together: (index of the prompt, token) as they come; `answers` fill meanwhile."""
+        """Serve `prompts` together: (index of the prompt, token) as they come; `answers` fill
+        meanwhile.
+        """
         for index, prompt in enumerate(prompts):
             self._check(index, prompt)
         layout = self.cut.layout

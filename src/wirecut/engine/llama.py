@@ -1,8 +1,9 @@
-"""The Llama architecture as one rank of one stage runs it: its layers, its heads, its slice of the vocabulary.
+"""The Llama architecture as one rank of one stage runs it: its layers, its heads, its slice of the
+vocabulary.
 
-Two all-reduces a layer, after attention and after the MLP (Megatron-LM), one after the embedding and
-one gather of logits. Shapes: T tokens, E hidden, H query and K key-value heads of this rank, D head
-dim, V vocabulary.
+Two all-reduces a layer, after attention and after the MLP (Megatron-LM), one after the embedding
+and one gather of logits. Shapes: T tokens, E hidden, H query and K key-value heads of this rank, D
+head dim, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -75,7 +76,9 @@ class LlamaStage:
     sin_PD: torch.Tensor
 
     def forward(self, batch: Batch, x_TE: torch.Tensor | None) -> torch.Tensor:
-        """Hidden states behind this stage's layers; `x_TE` comes from the stage before, if there is one."""
+        """Hidden states behind this stage's layers; `x_TE` comes from the stage before, if there is
+        one.
+        """
         if x_TE is None:
             assert self.embed is not None
             x_TE = self.embed(batch.tokens_T, self.tp)

@@ -49,14 +49,18 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 class Sampled(msgspec.Struct, frozen=True, tag="sampled"):
-    """Tokens of one step: (request, token, why it ended or None). `logits` only when the task asked for them."""
+    """Tokens of one step: (request, token, why it ended or None). `logits` only when the task asked
+    for them.
+    """
 
     tokens: list[tuple[int, int, Reason | None]]
     logits: list[bytes] = []
 
 
 class Counted(msgspec.Struct, frozen=True, tag="counted"):
-    """A rank's last words: calls and payload bytes by axis, counted where its group counts, and its forwards."""
+    """A rank's last words: calls and payload bytes by axis, counted where its group counts, and its
+    forwards.
+    """
 
     calls: dict[str, int]
     bytes: dict[str, int]

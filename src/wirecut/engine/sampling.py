@@ -1,4 +1,4 @@
-"""From logits to tokens. A request draws the same tokens for the same seed whatever batch it is in."""
+"""From logits to tokens. A request draws the same tokens for the same seed in any batch."""
 
 import torch
 

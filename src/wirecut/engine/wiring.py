@@ -1,7 +1,8 @@
 """Gives each rank its wires: the groups that it is in, on what `wired` chose to carry them.
 
 Every rank walks through all groups in the same order, so that places in shared memory and process
-groups agree; it keeps the ones that it is in. Ranks of one host meet in shared memory, others through sockets.
+groups agree; it keeps the ones that it is in. Ranks of one host meet in shared memory, others
+through sockets.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,9 @@ STEP_BYTES_PER_TOKEN, STEP_BYTES_PER_SEQ = (
 
 @dataclass(frozen=True, slots=True)
 class Wires:
-    """Everything that one rank talks through. `steps` and `tokens` are None in a replica of one rank or stage."""
+    """Everything that one rank talks through. `steps` and `tokens` are None in a replica of one
+    rank or stage.
+    """
 
     tp: Comm
     incoming: HandOff | None
@@ -68,11 +71,11 @@ class SocketBytes:
 
 
 def shared_bytes(
-    layout: Layout, wired: Wired, limits: Limits, *, hidden: int, itemsize: int
+    layout: Layout, wired: Wired, limits: Limits, *, row_bytes: int, sampled_bytes: int
 ) -> int:
     """Bytes of shared memory that `connect` will take; most of it is never touched."""
     arena = Arena(None)
-    shape = _Shape(layout, wired, limits, hidden * itemsize, crowded=True)
+    shape = _Shape(layout, wired, limits, row_bytes, sampled_bytes, crowded=True)
     list(_shared_parts(arena, shape, None))
     return arena.used
 
@@ -84,12 +87,15 @@ def connect(
     *,
     rank: int,
     arena: Arena,
-    hidden: int,
-    dtype: torch.dtype,
+    row_bytes: int,
+    sampled_bytes: int,
     crowded: bool,
 ) -> Wires:
-    """The wires of `rank`. Collective: every rank of the job calls it at the same time."""
-    shape = _Shape(layout, wired, limits, hidden * dtype.itemsize, crowded)
+    """The wires of `rank`. Collective: every rank of the job calls it at the same time.
+
+    `row_bytes` is one token's hidden state; `sampled_bytes` is what goes back with a sampled token.
+    """
+    shape = _Shape(layout, wired, limits, row_bytes, sampled_bytes, crowded)
     parts = dict(_shared_parts(arena, shape, rank))
     if wired.needs_sockets:
         join(rank=rank, num_ranks=layout.world_size, port_box=parts["port"], backend="gloo")
@@ -109,7 +115,13 @@ class _Shape:
     wired: Wired
     limits: Limits
     row_bytes: int
+    sampled_bytes: int
     crowded: bool
+
+    @property
+    def tokens_bytes(self) -> int:
+        """What the last stage says of a step: at most a token for every running request."""
+        return 64 + (16 + self.sampled_bytes) * self.limits.max_seqs
 
     @property
     def step_bytes(self) -> int:
@@ -182,7 +194,7 @@ def _shared_replica(
             elif at["pp"] == boundary + 1:
                 yield "incoming", SharedHandOff(hand_off, at["tp"])
     if pp > 1:
-        tokens = box("tokens of the last stage", 1, 64 + 16 * shape.limits.max_seqs)
+        tokens = box("tokens of the last stage", 1, shape.tokens_bytes)
         if rank == members[0]:
             yield "tokens", SharedBytes(tokens, 0)
         elif rank == layout.rank(dp=replica, pp=pp - 1):

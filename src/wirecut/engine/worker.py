@@ -32,6 +32,7 @@ from wirecut.sched.request import Request
 from wirecut.sched.scheduler import Scheduler
 from wirecut.sched.step import Entry, Step
 from wirecut.spec.hf import read_config
+from wirecut.spec.model import ModelSpec
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WARM_UP_TOKENS = 16  # within one block
@@ -46,10 +47,15 @@ def shared_bytes(payload: bytes) -> int:
     """Shared memory that the ranks of this task will take; most of it is never touched."""
     task = msgspec.msgpack.decode(payload, type=Task)
     spec = read_config(Path(task.folder) / "config.json")
-    itemsize = TORCH_DTYPES[task.dtype].itemsize
-    return wires_bytes(
-        task.cut.layout, task.wired, task.limits, hidden=spec.hidden, itemsize=itemsize
-    )
+    return wires_bytes(task.cut.layout, task.wired, task.limits, **_message_bytes(task, spec))
+
+
+def _message_bytes(task: Task, spec: ModelSpec) -> dict[str, int]:
+    """Sizes of a token's hidden state, and of what goes back with a sampled token."""
+    return {
+        "row_bytes": spec.hidden * TORCH_DTYPES[task.dtype].itemsize,
+        "sampled_bytes": 8 + 4 * spec.vocab if task.keep_logits else 0,
+    }
 
 
 def run(process: RankProcess) -> None:
@@ -64,7 +70,7 @@ def run(process: RankProcess) -> None:
         else:
             rank.follow()
         process.channel.send(rank.counted())
-        process.channel.receive()  # until the front closes it: sockets stay open for the slower ranks
+        process.channel.receive()  # until the front closes it: slower ranks need our sockets
 
 
 class Rank:
@@ -79,16 +85,15 @@ class Rank:
         self.is_first, self.is_last = self.stage_index == 0, self.stage_index == cut.layout.pp - 1
         self.is_leader = self.is_first and self.at["tp"] == 0
         self.dtype, self.device = TORCH_DTYPES[task.dtype], torch.device("cpu")
-        self.hidden = spec.hidden
+        self.hidden, self.max_positions = spec.hidden, spec.max_positions
         self.wires: Wires = connect(
             cut.layout,
             task.wired,
             task.limits,
             rank=process.rank,
             arena=Arena(process.shared),
-            hidden=spec.hidden,
-            dtype=self.dtype,
             crowded=process.crowded,
+            **_message_bytes(task, spec),
         )
         reader = SliceReader(
             Path(task.folder),
@@ -113,7 +118,9 @@ class Rank:
         process.channel.send(Loaded(reader.bytes_read, time.monotonic() - begin))
 
     def _warm_up(self) -> None:
-        """Run a prompt and a token, then forget the counts: what is built at first use is built now."""
+        """Run a prompt and a token, then forget the counts: what is built at first use is built
+        now.
+        """
         self.forwards = self.tokens = self.sampling_forwards = self.sampled_rows = 0
         for start, tokens in ((0, (0,) * WARM_UP_TOKENS), (WARM_UP_TOKENS, (0,))):
             self.forward((Entry(0, start, tokens, (0,), True),))
@@ -123,7 +130,9 @@ class Rank:
                 talks.count.reset()
 
     def forward(self, entries: tuple[Entry, ...]) -> tuple[list[int], list[bytes]] | None:
-        """This rank's part of a step. Tokens (and logits when kept) where they are sampled, None elsewhere."""
+        """This rank's part of a step. Tokens (and logits when kept) where they are sampled, None
+        elsewhere.
+        """
         batch = build_batch(
             entries, block_tokens=self.task.block_tokens, dtype=self.dtype, device=self.device
         )
@@ -182,7 +191,9 @@ class Rank:
 
 
 class Leader:
-    """The loop of a replica: requests in, steps out, tokens back, as many steps in flight as stages."""
+    """The loop of a replica: requests in, steps out, tokens back, as many steps in flight as
+    stages.
+    """
 
     def __init__(self, rank: Rank, process: RankProcess) -> None:
         self._rank, self._channel = rank, process.channel
@@ -193,6 +204,7 @@ class Leader:
             max_batched_tokens=limits.max_batched_tokens,
             max_seqs=limits.max_seqs,
             max_in_flight=layout.pp,
+            max_positions=rank.max_positions,
         )
         self._in_flight: deque[tuple[Step, tuple[list[int], list[bytes]] | None]] = deque()
         self._stopping = False

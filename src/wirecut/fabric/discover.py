@@ -1,4 +1,5 @@
-"""What is here: this host's cores as devices, before anything is measured. Numbers from here are `assumed`.
+"""What is here: this host's cores as devices, before anything is measured. Numbers from here are
+`assumed`.
 
 fabric = assumed_fabric()           # one device per core that this process may use
 """
@@ -23,7 +24,9 @@ ASSUMED_TCP = (60e-6, 2e9)
 
 
 def assumed_fabric(num_ranks: int | None = None) -> Fabric:
-    """This host with `num_ranks` devices (default: one per core), every rate assumed. Raises FabricError."""
+    """This host with `num_ranks` devices (default: one per core), every rate assumed. Raises
+    FabricError.
+    """
     devices = host_devices(num_ranks)
     links = tuple(
         Link(a.id, b.id, kind, latency_s, bytes_per_s, "assumed")
@@ -35,12 +38,14 @@ def assumed_fabric(num_ranks: int | None = None) -> Fabric:
 
 
 def host_devices(num_ranks: int | None = None) -> tuple[Device, ...]:
-    """Cores as devices: device i sits on core i, round and round when there are more devices than cores."""
+    """Cores as devices: device i sits on core i, round and round when there are more devices than
+    cores.
+    """
     cores = usable_cores()
     count = len(cores) if num_ranks is None else num_ranks
     if not 1 <= count <= 64 * len(cores):
         raise FabricError(
-            f"{count} ranks on {len(cores)} cores: expected 1 to {64 * len(cores)} (64 a core at most)"
+            f"{count} ranks on {len(cores)} cores: expected 1 to {64 * len(cores)} (64 a core)"
         )
     sharing = max(1.0, count / len(cores))
     share = host_memory_bytes() // count

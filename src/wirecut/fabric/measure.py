@@ -1,6 +1,8 @@
-"""What one rank of `wirecut probe` does: time the wires, then this device's arithmetic with all ranks busy at once.
+"""What one rank of `wirecut probe` does: time the wires, then this device's arithmetic with all
+ranks busy at once.
 
-The kernels and collectives are the ones that the engine runs (`wirecut.machine`), not others like them.
+The kernels and collectives are the ones that the engine runs (`wirecut.machine`), not others like
+them.
 """
 
 import statistics
@@ -205,7 +207,9 @@ def _arithmetic_jobs(process: RankProcess, wires: _Wires) -> Iterator[Job]:
 
 
 def _matrices(dtype: str, working_set: int, wires: _Wires) -> list[tuple[str, int, int, float]]:
-    """Stream a working set of weights once, with 1 to 512 rows; all ranks begin each point together."""
+    """Stream a working set of weights once, with 1 to 512 rows; all ranks begin each point
+    together.
+    """
     torch_dtype = TORCH_DTYPES[dtype]
     matrix_bytes = min(working_set // 4, MATRIX * 2 * MATRIX * torch_dtype.itemsize)
     out = matrix_bytes // torch_dtype.itemsize // MATRIX

@@ -1,4 +1,5 @@
-"""`wirecut probe`: start a rank on every device, let them measure, and put the numbers onto the fabric.
+"""`wirecut probe`: start a rank on every device, let them measure, and put the numbers onto the
+fabric.
 
     fabric = probe(num_ranks=2, progress=print)
 
@@ -29,7 +30,9 @@ from wirecut.version import __version__
 
 
 def probe(
-    num_ranks: int | None = None, *, progress: Callable[[int, int, str], None] = lambda *_: None
+    num_ranks: int | None = None,
+    *,
+    progress: Callable[[int, int, str], None] = lambda done, of, what: None,
 ) -> Fabric:
     """Measure this host with `num_ranks` ranks (default: one per core). Raises WirecutError."""
     devices = host_devices(num_ranks)
@@ -57,7 +60,7 @@ def probe(
 def assemble(
     devices: Sequence[Device], wires: Sequence[WirePoints], arithmetic: Sequence[Arithmetic]
 ) -> Fabric:
-    """The fabric that the measurements describe. Pairs not measured take their wire's median link."""
+    """The fabric that the measurements describe. Other pairs take their wire's median link."""
     links: list[Link] = []
     for wire in WIRES:
         measured = {
@@ -94,8 +97,8 @@ def assemble(
 def fit_link(measured: WirePoints) -> Link:
     """Latency and bandwidth through (bytes, seconds): least squares of the relative error.
 
-    Weighting each point by 1 / seconds makes 2 KiB count as much as 8 MiB. `spread` is the larger of
-    the fit's root mean square and the median spread of the repetitions.
+    Weighting each point by 1 / seconds makes 2 KiB count as much as 8 MiB. `spread` is the larger
+    of the fit's root mean square and the median spread of the repetitions.
     """
     rows = [(1 / s, size / s) for size, s, _ in measured.points]  # latency x a + per_byte x b = 1
     aa = sum(a * a for a, _ in rows)
@@ -120,7 +123,7 @@ def fit_link(measured: WirePoints) -> Link:
 
 
 def _with_rates(device: Device, measured: Arithmetic) -> Device:
-    """The device with what it computed: rates are the best points, the points themselves are kept."""
+    """The device with what it computed: rates are the best points; all are kept."""
     points = tuple(MatrixPoint(*point) for point in measured.points)
     in_memory = max(point.weight_bytes for point in points)
     itemsize = {"fp32": 4, "bf16": 2}

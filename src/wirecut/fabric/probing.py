@@ -12,7 +12,9 @@ WIRES = ("shm", "tcp")
 
 
 class ProbeTask(msgspec.Struct, frozen=True):
-    """What the ranks of a probe are told: the groups whose all-reduce is timed, the pairs that send."""
+    """What the ranks of a probe are told: the groups whose all-reduce is timed, the pairs that
+    send.
+    """
 
     groups: tuple[tuple[int, ...], ...]
     pairs: tuple[tuple[int, int], ...]
@@ -39,7 +41,9 @@ class WirePoints(msgspec.Struct, frozen=True, tag="wire"):
 
 
 class Arithmetic(msgspec.Struct, frozen=True, tag="arithmetic"):
-    """What one rank's device computes: (dtype, rows, weight bytes, median seconds), and a small operation."""
+    """What one rank's device computes: (dtype, rows, weight bytes, median seconds), and a small
+    operation.
+    """
 
     points: tuple[tuple[str, int, int, float], ...]
     launch_s: float
@@ -49,7 +53,9 @@ Said = Progress | WirePoints | Arithmetic
 
 
 def plan_probe(num_ranks: int) -> ProbeTask:
-    """Groups of 2, 4, 8, ... and all ranks; every pair of up to 4 ranks, else neighbours round the ring."""
+    """Groups of 2, 4, 8, ... and all ranks; every pair of up to 4 ranks, else neighbours round the
+    ring.
+    """
     sizes = sorted({*(1 << i for i in range(1, 11) if 1 << i <= num_ranks), num_ranks} - {1})
     if num_ranks <= 4:
         pairs = tuple((a, b) for a in range(num_ranks) for b in range(a + 1, num_ranks))

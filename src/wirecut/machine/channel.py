@@ -1,9 +1,11 @@
-"""Typed messages over a connected socket: a 4-byte length, then MessagePack. Nothing is ever unpickled.
+"""Typed messages over a connected socket: a 4-byte length, then MessagePack. Nothing is ever
+unpickled.
 
     ours, theirs = Channel.pair()
     ours.send(Progress(...)); theirs.receive(timeout_s=1.0)
 
-Message types are msgspec structs; a receiver says which ones it accepts. The peer's end shows as `ChannelClosed`.
+Message types are msgspec structs; a receiver says which ones it accepts. The peer's end shows as
+`ChannelClosed`.
 """
 
 import select
@@ -21,7 +23,7 @@ class ChannelClosed(Exception):
 
 
 class Channel:
-    """One end of a connection that carries whole messages, decoded as `accepts` (a type or union)."""
+    """One end of a connection that carries whole messages, decoded as `accepts` (a type)."""
 
     def __init__(self, sock: socket.socket, accepts: Any = Any) -> None:
         self.sock = sock
@@ -54,7 +56,7 @@ class Channel:
         return self.buffered() or bool(select.select([self.sock], [], [], 0)[0])
 
     def buffered(self) -> bool:
-        """Whether a whole message has been read already: a selector on the socket would not tell."""
+        """Whether a whole message has been read already: a selector would not tell."""
         return len(self._buffer) >= 4 and len(self._buffer) >= 4 + self._length()
 
     def receive(self, timeout_s: float | None = None) -> Any:

@@ -1,7 +1,8 @@
-"""The host process: `python -m wirecut.machine.host FD`. Forks the ranks of one host and watches them.
+"""The host process: `python -m wirecut.machine.host FD`. Forks the ranks of one host and watches
+them.
 
-It imports what the ranks need before it forks, runs nothing of it, and ends with its parent: the control socket closing
-is the order to stop. See `machine.ranks` for the other side.
+It imports what the ranks need before it forks, runs nothing of it, and ends with its parent: the
+control socket closing is the order to stop. See `machine.ranks` for the other side.
 """
 
 import contextlib
@@ -28,7 +29,9 @@ PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent
 
 @dataclass(frozen=True)
 class RankProcess:
-    """What a rank starts with: who it is, its line to the parent, and the memory shared with the host's other ranks."""
+    """What a rank starts with: who it is, its line to the parent, and the memory shared with the
+    host's other ranks.
+    """
 
     rank: int
     num_ranks: int
@@ -124,7 +127,9 @@ def _tell(channel: Channel, reason: str) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when `parent` dies, and check that it did not die meanwhile."""
+    """Ask the kernel to kill this process when `parent` dies, and check that it did not die
+    meanwhile.
+    """
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

@@ -3,8 +3,8 @@
     product = PackedLinear(weight_OI)        # weight (out, in), as checkpoints store it
     y_TO = product(x_TI)
 
-On a CPU the weights are reordered once for oneDNN, which then reads them about twice as fast as from
-rows (bf16, one row: 10 against 19 GB/s a core on a Zen 4 server).
+On a CPU the weights are reordered once for oneDNN, which then reads them about twice as fast as
+from rows (bf16, one row: 10 against 19 GB/s a core on a Zen 4 server).
 """
 
 import torch

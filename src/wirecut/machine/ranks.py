@@ -1,13 +1,15 @@
 """Rank processes of this host, started, watched and ended together. Imports no torch; they do.
 
-The command starts one *host process*, which imports the heavy libraries once, maps the memory that the ranks will share
-and forks them: eight ranks start as fast as one, and nothing that could be left behind has a name on disk.
+The command starts one *host process*, which imports the heavy libraries once, maps the memory that
+the ranks will share and forks them: eight ranks start as fast as one, and nothing that could be
+left behind has a name on disk.
 
     with start_ranks("wirecut.engine.worker", payloads, cpus, accepts=Said) as ranks:
         for rank, message in ranks.messages(): ...
 
-Ends: a rank that dies is named (`RankFailed`) and its like are killed. If this process dies, however it dies, the host
-process sees its socket close and kills the ranks; if the host process dies, the kernel kills them.
+Ends: a rank that dies is named (`RankFailed`) and its like are killed. If this process dies,
+however it dies, the host process sees its socket close and kills the ranks; if the host process
+dies, the kernel kills them.
 """
 
 import contextlib
@@ -31,7 +33,9 @@ STOP_S = 3.0  # what a host process gets to end its ranks before it is killed
 
 
 class HostConfig(msgspec.Struct, frozen=True):
-    """What the host process is told: the module that ranks run, and for each its cores, socket and task."""
+    """What the host process is told: the module that ranks run, and for each its cores, socket and
+    task.
+    """
 
     module: str
     cpus: list[list[int]]
@@ -40,7 +44,7 @@ class HostConfig(msgspec.Struct, frozen=True):
 
 
 class Exited(msgspec.Struct, frozen=True, tag="exited"):
-    """The host process saw a rank end. `code` is the exit code, or minus the signal that killed it."""
+    """The host process saw a rank end. `code` is the exit code, or minus the signal."""
 
     rank: int
     code: int
@@ -70,13 +74,16 @@ class Ranks:
     def messages(self, timeout_s: float | None = None) -> Iterator[tuple[int, Any]]:
         """(rank, message) pairs as they come, until every rank has ended in order.
 
-        Raises RankFailed when one dies or gives up, TimeoutError when none says anything for `timeout_s`.
+        Raises RankFailed when one dies or gives up, TimeoutError when none says anything for
+        `timeout_s`.
         """
         while len(self._done) < len(self.channels):
             yield self.next_message(timeout_s)
 
     def next_message(self, timeout_s: float | None = None) -> tuple[int, Any]:
-        """The next (rank, message). Raises as `messages`; ChannelClosed when every rank has ended in order."""
+        """The next (rank, message). Raises as `messages`; ChannelClosed when every rank has ended
+        in order.
+        """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while len(self._done) < len(self.channels):
             for rank, channel in enumerate(self.channels):
@@ -116,7 +123,7 @@ class Ranks:
         self._done.add(message.rank)
 
     def _drain_reason(self, rank: int) -> None:
-        """A rank that gives up says why on its channel before it ends: that is the better message."""
+        """A rank that gives up says why on its channel before it ends: the better message."""
         with contextlib.suppress(ChannelClosed, TimeoutError):
             while True:
                 message = self.channels[rank].receive(timeout_s=0)
@@ -124,7 +131,9 @@ class Ranks:
                     raise RankFailed(f"rank {rank}: {message.reason}")
 
     def stop(self) -> None:
-        """End every rank. Closing the control socket is the order; a host process that does not obey is killed."""
+        """End every rank. Closing the control socket is the order; a host process that does not
+        obey is killed.
+        """
         self._control.close()
         self._selector.close()
         try:
@@ -168,7 +177,7 @@ def start_ranks(
         fds=[end.fileno() for _, end in ends],
         payloads=list(payloads),
     )
-    # A terminal's Ctrl-C goes to its whole process group; a session of its own leaves the ending to us.
+    # Ctrl-C goes to a terminal's whole process group; in a session of its own, ending it is ours.
     host = subprocess.Popen(
         [sys.executable, "-m", "wirecut.machine.host", str(theirs.fileno())],
         pass_fds=[end.fileno() for end in inherited],
@@ -184,7 +193,9 @@ def start_ranks(
 
 
 def deal_cpus(num_ranks: int) -> list[list[int]]:
-    """Cores for each of `num_ranks` ranks: one each, round and round when there are fewer cores than ranks."""
+    """Cores for each of `num_ranks` ranks: one each, round and round when there are fewer cores
+    than ranks.
+    """
     cpus = sorted(os.sched_getaffinity(0))
     return [[cpus[rank % len(cpus)]] for rank in range(num_ranks)]
 

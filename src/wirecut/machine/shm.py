@@ -1,4 +1,5 @@
-"""Collectives between the ranks of one host, through memory that they share. No process group, no copy in the kernel.
+"""Collectives between the ranks of one host, through memory that they share. No process group, no
+copy in the kernel.
 
     arena = Arena(process.shared)
     group = ShmGroup(arena, size=2, rank=0, slot_bytes=1 << 20, crowded=False, name="tp of stage 0")
@@ -31,7 +32,9 @@ def supported() -> bool:
 
 
 class Arena:
-    """Hands out pieces of the shared mapping, in the order asked. Without a mapping it only counts bytes."""
+    """Hands out pieces of the shared mapping, in the order asked. Without a mapping it only counts
+    bytes.
+    """
 
     def __init__(self, shared: mmap.mmap | None) -> None:
         self.used = 0
@@ -51,9 +54,11 @@ class Arena:
 def wait_until(
     flag: memoryview, value: int, *, crowded: bool, deadline_s: float | None, who: str
 ) -> None:
-    """Return once `flag` has reached `value`; raise RankFailed naming `who` after `deadline_s` (None: never).
+    """Return once `flag` has reached `value`; raise RankFailed naming `who` after `deadline_s`
+    (None: never).
 
-    With a core for each rank it spins first. Where ranks share cores the waiting one gives way at once.
+    With a core for each rank it spins first. Where ranks share cores the waiting one gives way at
+    once.
     """
     if not crowded:
         for _ in range(SPINS):
@@ -105,7 +110,9 @@ class ShmGroup:
         return x
 
     def gather(self, x: torch.Tensor) -> torch.Tensor | None:
-        """`x` (rows, columns) of every rank side by side, on rank 0; None elsewhere. Columns equal on all."""
+        """`x` (rows, columns) of every rank side by side, on rank 0; None elsewhere. Columns equal
+        on all.
+        """
         rows, columns = x.shape
         together = x.new_empty(rows, self.size * columns) if self.rank == 0 else None
         most = max(1, self.slot_bytes // (columns * x.itemsize))
@@ -155,7 +162,9 @@ class ShmGroup:
                 flat[part].copy_(sums[peer][part])
 
     def _begin(self, count: int, dtype: torch.dtype) -> list[torch.Tensor]:
-        """Start a round: wait until its slots are free, and return every rank's slot as `count` elements."""
+        """Start a round: wait until its slots are free, and return every rank's slot as `count`
+        elements.
+        """
         self._await("the round before")
         self._round += 1
         key = (self._round & 1, count, dtype)
@@ -187,7 +196,9 @@ class ShmGroup:
 
 
 def _sum(views: list[torch.Tensor], *, out: torch.Tensor) -> None:
-    """Sum in the order of ranks, in fp32 when there are more than two: every rank gets the same bits."""
+    """Sum in the order of ranks, in fp32 when there are more than two: every rank gets the same
+    bits.
+    """
     if len(views) == 2:
         torch.add(views[0], views[1], out=out)
         return
@@ -198,7 +209,9 @@ def _sum(views: list[torch.Tensor], *, out: torch.Tensor) -> None:
 
 
 class Mailbox:
-    """Messages from one writer to `readers` readers of one host, in order, each read by every reader."""
+    """Messages from one writer to `readers` readers of one host, in order, each read by every
+    reader.
+    """
 
     def __init__(
         self,
@@ -219,7 +232,7 @@ class Mailbox:
         self._count = 0
 
     def write(self, payload: torch.Tensor | bytes) -> None:
-        """Post `payload`, at most `slot_bytes`; waits while the slowest reader is `depth` behind."""
+        """Post `payload`, at most `slot_bytes`; waits while a reader is `depth` behind."""
         size = len(payload) if isinstance(payload, bytes) else payload.nbytes
         if size > self.slot_bytes:
             raise RankFailed(f"{self._name}: {size} bytes for a slot of {self.slot_bytes}")

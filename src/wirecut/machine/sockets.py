@@ -1,4 +1,5 @@
-"""The same collectives through `torch.distributed`: Gloo over TCP between hosts or over loopback, NCCL between GPUs.
+"""The same collectives through `torch.distributed`: Gloo over TCP between hosts or over loopback,
+NCCL between GPUs.
 
 join(rank=0, num_ranks=2, host="127.0.0.1", port_box=flag, backend="gloo")
 group = TorchGroup((0, 1))
@@ -19,7 +20,9 @@ from wirecut.machine.shm import DEADLINE_S, wait_until
 def join(
     *, rank: int, num_ranks: int, port_box: memoryview, backend: str, host: str = "127.0.0.1"
 ) -> None:
-    """Join the default process group. Rank 0 opens a store on a free port and posts it in `port_box`."""
+    """Join the default process group. Rank 0 opens a store on a free port and posts it in
+    `port_box`.
+    """
     if host == "127.0.0.1":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     timeout = timedelta(seconds=DEADLINE_S)
@@ -57,7 +60,9 @@ class TorchGroup:
         return x
 
     def gather(self, x: torch.Tensor) -> torch.Tensor | None:
-        """`x` (rows, columns) of every rank side by side, on the group's first rank; None elsewhere."""
+        """`x` (rows, columns) of every rank side by side, on the group's first rank; None
+        elsewhere.
+        """
         parts = [torch.empty_like(x) for _ in self.members] if self.rank == 0 else None
         with _naming(self.members, "logits gather"):
             dist.gather(x, parts, dst=self.members[0], group=self._group)

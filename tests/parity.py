@@ -1,0 +1,182 @@
+"""Greedy tokens of the engine against transformers' `generate`, in float32, layout by layout.
+
+    python tests/parity.py > benchmarks/parity.md      # every cell, as a table
+
+Eight prompts of mixed length are served together under a token budget that cuts the longer ones
+into chunks.
+"""
+
+import random
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from wirecut.bench.run import formula_of
+from wirecut.cost.replica import Pricing
+from wirecut.engine.engine import Engine, Prompt
+from wirecut.fabric.discover import assumed_fabric
+from wirecut.layout.layout import Layout
+from wirecut.layout.plan import Cut, Limits
+from wirecut.layout.stages import cut_stages
+from wirecut.spec.hf import read_config
+
+DEMO = Path(__file__).parents[1] / "examples" / "demo-model"
+LENGTHS = (3, 17, 40, 64, 100, 7, 130, 33)
+NEW_TOKENS = 64
+BUDGET = 48  # tokens a step: prompts of 64, 100 and 130 go in chunks, beside the decodes of others
+LIMITS = Limits(max_batched_tokens=BUDGET, kv_tokens=2048)
+LAYOUTS = tuple(
+    Layout(tp=tp, pp=pp, dp=dp)
+    for dp, pp, tp in product((1, 2), (1, 2, 3), (1, 2, 4))
+    if tp * pp * dp <= 8
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A checkpoint, prompts for it, and what transformers answers: tokens and the logits before
+    each.
+    """
+
+    folder: Path
+    prompts: tuple[tuple[int, ...], ...]
+    tokens: tuple[list[int], ...]
+    logits: tuple[torch.Tensor, ...]
+
+    @property
+    def margin(self) -> float:
+        """The smallest gap between the likeliest token and the next, over all that were chosen."""
+        return min(
+            (top := part.topk(2).values)[:, 0].sub(top[:, 1]).min().item() for part in self.logits
+        )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one layout did against the reference."""
+
+    layout: Layout
+    wire: str
+    equal_prompts: int
+    largest_difference: float
+    counted: dict[str, dict[str, int]]
+    formula: dict[str, dict[str, int]]
+    seconds: float
+
+
+def random_model(folder: Path) -> Path:
+    """A random Llama whose 2 key-value heads are fewer than TP 4, whose vocabulary and MLP 4 does
+    not divide, and whose head is its embedding.
+    """
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=150,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        vocab_size=1003,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def reference(folder: Path) -> Reference:
+    """Ask transformers."""
+    torch.set_num_threads(2)
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    draw = random.Random(0)
+    vocab = model.config.vocab_size
+    prompts = tuple(tuple(draw.randrange(5, vocab) for _ in range(n)) for n in LENGTHS)
+    model.generation_config.eos_token_id = None
+    tokens, logits = [], []
+    for prompt in prompts:
+        with torch.inference_mode():
+            answer = model.generate(
+                torch.tensor([prompt]),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+                max_new_tokens=NEW_TOKENS,
+                do_sample=False,
+                pad_token_id=0,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        tokens.append(answer.sequences[0, len(prompt) :].tolist())
+        logits.append(torch.cat(answer.logits))
+    return Reference(folder, prompts, tuple(tokens), tuple(logits))
+
+
+def run_cell(ref: Reference, layout: Layout, *, wire: str = "shm") -> Cell:
+    """Serve the prompts on the engine and compare."""
+    spec = read_config(ref.folder / "config.json")
+    fabric = assumed_fabric(max(2, layout.world_size)).only(wire)
+    stages = cut_stages([1.0] * spec.num_layers, layout.pp)
+    cut = Cut(layout, tuple(range(layout.world_size)), stages)
+    prompts = [Prompt(tokens, NEW_TOKENS) for tokens in ref.prompts]
+    begin = time.monotonic()
+    with Engine(ref.folder, cut, fabric, limits=LIMITS, dtype="fp32", keep_logits=True) as engine:
+        answers = engine.generate(prompts)
+        totals = engine.finish()
+    differences = [
+        (
+            torch.frombuffer(bytearray(b"".join(ours.logits)), dtype=torch.float32).view(
+                theirs.shape
+            )
+            - theirs
+        )
+        .abs()
+        .max()
+        .item()
+        for ours, theirs in zip(answers, ref.logits, strict=True)
+    ]
+    return Cell(
+        layout,
+        wire,
+        sum(ours.tokens == theirs for ours, theirs in zip(answers, ref.tokens, strict=True)),
+        max(differences),
+        totals.comm,
+        formula_of(Pricing(spec, fabric, dtype="fp32"), cut, totals),
+        time.monotonic() - begin,
+    )
+
+
+def main() -> None:
+    print("# Token parity with transformers, float32\n")
+    print(
+        f"{len(LENGTHS)} prompts of {min(LENGTHS)} to {max(LENGTHS)} tokens served together,"
+        f" {NEW_TOKENS} tokens each,"
+        f" greedy, at most {BUDGET} tokens a step. `python tests/parity.py`\n"
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, folder in (("demo", DEMO), ("random", random_model(Path(scratch) / "random"))):
+            ref = reference(folder)
+            print(f"## {name} model, smallest margin of a chosen token {ref.margin:.2g}\n")
+            print("| layout | ranks | wire | equal prompts | largest logit difference | bytes |")
+            print("|---|---|---|---|---|---|")
+            cells = [(layout, "shm") for layout in LAYOUTS]
+            for layout, wire in [*cells, (Layout(tp=2, pp=2), "tcp")]:
+                cell = run_cell(ref, layout, wire=wire)
+                row = (
+                    layout,
+                    layout.world_size,
+                    wire,
+                    f"{cell.equal_prompts} of {len(LENGTHS)}",
+                    f"{cell.largest_difference:.2g}",
+                    "as the formula" if cell.counted == cell.formula else "NOT as the formula",
+                )
+                print(f"| {' | '.join(map(str, row))} |", flush=True)
+                print(f"{layout} {cell.seconds:.1f} s", file=sys.stderr)
+            print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Every layout writes what transformers writes, token for token, and counts what the cost model's
+formula says.
+"""
+
+from pathlib import Path
+
+import pytest
+
+import parity
+from wirecut.layout.layout import Layout
+
+TOLERANCE = 2e-3  # of logits; sums in another order, in float32
+
+
+@pytest.fixture(scope="session", params=["demo", "random"])
+def reference(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> parity.Reference:
+    folder: Path = (
+        parity.DEMO
+        if request.param == "demo"
+        else parity.random_model(tmp_path_factory.mktemp("random"))
+    )
+    return parity.reference(folder)
+
+
+@pytest.mark.parametrize("layout", parity.LAYOUTS, ids=str)
+def test_tokens_and_bytes(reference: parity.Reference, layout: Layout) -> None:
+    check(parity.run_cell(reference, layout))
+
+
+@pytest.mark.parametrize("layout", [Layout(tp=2), Layout(pp=3), Layout(tp=2, pp=2)], ids=str)
+def test_tokens_and_bytes_through_sockets(reference: parity.Reference, layout: Layout) -> None:
+    check(parity.run_cell(reference, layout, wire="tcp"))
+
+
+def check(cell: parity.Cell) -> None:
+    assert cell.equal_prompts == len(parity.LENGTHS)
+    assert cell.largest_difference < TOLERANCE
+    assert cell.counted == cell.formula
+    assert bool(cell.counted) == (cell.layout.replica_size > 1)
