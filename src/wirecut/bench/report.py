@@ -58,23 +58,24 @@ def comm_table(run: Run) -> list[Block]:
     return [Heading(title), Grid(columns, rows)]
 
 
-def winner(runs: Sequence[Run], *, output_tokens: int) -> list[Block]:
-    """Which run was to be fastest and which was, by the time of one whole answer."""
+def winner(runs: Sequence[Run]) -> list[Block]:
+    """Which run was to write most tokens per second and which did, whichever way it went."""
     predicted = [
-        (run.predicted.ttft_s + (output_tokens - 1) * run.predicted.tpot_s, str(run.cut.layout))
+        (run.predicted.output_tokens_per_s, str(run.cut.layout))
         for run in runs
         if not isinstance(run.predicted, Rejected)
     ]
-    measured = [
-        (max(answer.at_s[-1] for answer in run.answers), str(run.cut.layout)) for run in runs
-    ]
+    measured = [(run.output_tokens_per_s, str(run.cut.layout)) for run in runs]
     rows = [
-        ("predicted", *_race(predicted)),
-        ("measured", *_race(measured)),
+        (what, *_race(rates)) for what, rates in (("predicted", predicted), ("measured", measured))
     ]
-    return [Heading("Winner, by the whole answer"), Grid(("", "winner", ">by", "over"), rows)]
+    columns = ("", "winner", ">tok/s", ">ahead by", "of", ">tok/s")
+    return [Heading("Winner by output tokens per second"), Grid(columns, rows)]
 
 
-def _race(times: list[tuple[float, str]]) -> tuple[str, str, str]:
-    (best, name), (second, other), *_ = sorted(times)
-    return name, f"{second / best - 1:.1%}", other
+def _race(rates: list[tuple[float, str]]) -> tuple[str, ...]:
+    (best, name), *others = sorted(rates, reverse=True)
+    if not others:
+        return name, f"{best:.0f}", "", "", ""
+    second, other = others[0]
+    return name, f"{best:.0f}", f"{best / second - 1:.1%}", other, f"{second:.0f}"

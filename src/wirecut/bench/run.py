@@ -46,9 +46,14 @@ class Run:
         return statistics.mean(known) if known else None
 
     @property
+    def total_s(self) -> float:
+        """Seconds from the submission to the last token of the last answer."""
+        return max(answer.at_s[-1] for answer in self.answers)
+
+    @property
     def output_tokens_per_s(self) -> float:
-        """Tokens written per second, from the first submission to the last token."""
-        return sum(len(a.tokens) for a in self.answers) / max(a.at_s[-1] for a in self.answers)
+        """Tokens written per second, from the submission to the last token."""
+        return sum(len(answer.tokens) for answer in self.answers) / self.total_s
 
 
 def run_cut(
@@ -82,6 +87,11 @@ def run_cut(
         formula=formula_of(pricing, cut, totals),
         predicted=estimate(pricing, cut, traffic_of(prompts)),
     )
+
+
+def median_run(runs: Sequence[Run]) -> Run:
+    """Of runs of one cut, the one whose whole answer took the median time."""
+    return sorted(runs, key=lambda run: run.total_s)[len(runs) // 2]
 
 
 def traffic_of(prompts: Sequence[Prompt]) -> Traffic:

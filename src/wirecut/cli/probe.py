@@ -7,7 +7,8 @@ import typer
 
 from wirecut.cli.progress import Bar
 from wirecut.errors import UsageError
-from wirecut.fabric.fabric import WIRES, Curve, Fabric, save_fabric
+from wirecut.explain.page import Block, Grid, Heading
+from wirecut.fabric.fabric import WIRES, Fabric, save_fabric
 from wirecut.files import cache_dir
 from wirecut.units import KIB, MIB, show_bytes, show_flops, show_rate, show_seconds
 
@@ -38,58 +39,47 @@ def probe(
     if as_json:
         print(out.read_text(), end="")
     else:
-        show(fabric)
+        from wirecut.explain.page import show
+
+        show(page(fabric))
         print(f"\nWritten to {out}; `wirecut plan MODEL` uses it from now on.")
 
 
-def show(fabric: Fabric) -> None:
+def page(fabric: Fabric) -> list[Block]:
     """Two tables: what joins the devices, and what each computes."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
     first = fabric.devices[0]
-    console.print(
-        f"[bold]{len(fabric.devices)} x {first.name} core[/bold] on {', '.join(fabric.hosts)}, "
-        f"{show_bytes(first.memory_bytes)} of memory each"
-    )
-    wires = Table(title="Wires", title_justify="left", title_style="bold")
-    for name in ("wire", "latency", "bandwidth", "ranks"):
-        wires.add_column(name, justify="left" if name == "wire" else "right", no_wrap=True)
-    for size in SHOWN_SIZES:
-        wires.add_column(f"all-reduce\n{show_bytes(size)}", justify="right", no_wrap=True)
+    where = f"{len(fabric.devices)} x {first.name} ({first.kind}) on {', '.join(fabric.hosts)}"
+    return [
+        Heading(f"{where}, {show_bytes(first.memory_bytes)} of memory each"),
+        *_wires(fabric),
+        Heading("What each device computes, all of them busy"),
+        Grid(
+            ("device", ">core", ">weights read", ">bf16", ">fp32", ">small operation"),
+            [
+                (
+                    str(device.id),
+                    ",".join(map(str, device.cpus)),
+                    show_rate(device.bytes_per_s),
+                    *(show_flops(device.flops_per_s[dtype]) for dtype in ("bf16", "fp32")),
+                    show_seconds(device.launch_s),
+                )
+                for device in fabric.devices
+            ],
+        ),
+    ]
+
+
+def _wires(fabric: Fabric) -> list[Block]:
+    rows: list[tuple[str, ...]] = []
     for kind, name in WIRES.items():
-        for i, curve in enumerate(c for c in fabric.curves if _is_sum(c, kind)):
+        sums = [c for c in fabric.curves if (c.op, c.wire) == ("all_reduce", kind)]
+        for i, curve in enumerate(sums):
             link = next(link for link in fabric.links if link.kind == kind)
-            wires.add_row(
-                name if i == 0 else "",
-                show_seconds(link.latency_s) if i == 0 else "",
-                show_rate(link.bytes_per_s) if i == 0 else "",
-                str(len(curve.devices)),
-                *(show_seconds(curve.seconds(size)) for size in SHOWN_SIZES),
-            )
-    if wires.row_count:
-        console.print(wires)
-    console.print(_devices(fabric))
-
-
-def _is_sum(curve: Curve, wire: str) -> bool:
-    return curve.op == "all_reduce" and curve.wire == wire
-
-
-def _devices(fabric: Fabric):
-    from rich.table import Table
-
-    table = Table(title="Each device, all of them busy", title_justify="left", title_style="bold")
-    table.add_column("device")
-    for name in ("cores", "weights read", "bf16", "fp32", "small operation"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for device in fabric.devices:
-        table.add_row(
-            str(device.id),
-            ",".join(map(str, device.cpus)),
-            show_rate(device.bytes_per_s),
-            *(show_flops(device.flops_per_s[dtype]) for dtype in ("bf16", "fp32")),
-            show_seconds(device.launch_s),
-        )
-    return table
+            both = (name, show_seconds(link.latency_s), show_rate(link.bytes_per_s))
+            times = (show_seconds(curve.seconds(size)) for size in SHOWN_SIZES)
+            rows.append((*(both if i == 0 else ("", "", "")), str(len(curve.devices)), *times))
+    if not rows:
+        return []
+    sizes = (f">{show_bytes(size)}" for size in SHOWN_SIZES)
+    columns = ("wire", ">latency", ">bandwidth", ">all-reduce of", *sizes)
+    return [Heading("Wires between two devices"), Grid(columns, rows)]
