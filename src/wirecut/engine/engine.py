@@ -253,7 +253,8 @@ def _start(
     if find_spec("torch") is None or find_spec("safetensors") is None:
         raise MissingExtra("engine", "running a model")
     wired = choose_wires(cut, fabric)
-    task = Task(str(folder), dtype, cut, wired, limits, BLOCK_TOKENS, keep_logits)
+    devices = [_torch_device(fabric, device) for device in cut.placement]
+    task = Task(str(folder), dtype, cut, devices, wired, limits, BLOCK_TOKENS, keep_logits)
     here = usable_cores()
     cpus = [_cores_of(fabric.devices[device].cpus, device, here) for device in cut.placement]
     payload = msgspec.msgpack.encode(task)
@@ -263,6 +264,15 @@ def _start(
         cpus,
         accepts=FromRank,
     )
+
+
+def _torch_device(fabric: Fabric, device: int) -> str:
+    """A GPU by its place among its host's, or the CPU."""
+    if fabric.devices[device].kind != "gpu":
+        return "cpu"
+    host = fabric.devices[device].host
+    gpus = [each.id for each in fabric.devices if (each.host, each.kind) == (host, "gpu")]
+    return f"cuda:{gpus.index(device)}"
 
 
 def _cores_of(cpus: tuple[int, ...], device: int, here: list[int]) -> list[int]:

@@ -8,11 +8,12 @@ from wirecut.sched.request import Reason
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What a rank is started with."""
+    """What a rank is started with. `devices` is each rank's, as torch names it."""
 
     folder: str
     dtype: str
     cut: Cut
+    devices: list[str]
     wired: Wired
     limits: Limits
     block_tokens: int

@@ -22,4 +22,4 @@ def _draw(logits_V: torch.Tensor, entry: Entry) -> int:
     generator = torch.Generator().manual_seed((entry.seed * 1_000_003 + entry.index) % 2**63)
     uniform_V = torch.rand(logits_V.shape, generator=generator, dtype=torch.float64)
     noise_V = -torch.log(-torch.log(uniform_V.clamp_min(1e-300)))
-    return int((logits_V.double() / entry.temperature + noise_V).argmax())
+    return int((logits_V.cpu().double() / entry.temperature + noise_V).argmax())

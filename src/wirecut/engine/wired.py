@@ -1,7 +1,9 @@
-"""What carries each group: shared memory or sockets, as the fabric says. Imports no torch.
+"""What carries each group: shared memory, NCCL or sockets, as the fabric says. Imports no torch.
 
 wired = choose_wires(cut, fabric)
 """
+
+from itertools import combinations
 
 import msgspec
 
@@ -9,29 +11,44 @@ from wirecut.fabric.fabric import Fabric
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut
 
+NETWORKS = ("tcp",)  # kinds of link whose ends share no memory
+
 
 class Wired(msgspec.Struct, frozen=True):
-    """What carries each group, in the order of `Layout.groups`: "shm" or "tcp"."""
+    """What carries each TP group ("shm", "nccl" or "tcp", in the order of `Layout.groups`), and the
+    steps, hand-offs and tokens inside each replica ("shm" or "tcp").
+    """
 
     tp: list[str]
     replicas: list[str]
 
     @property
-    def needs_sockets(self) -> bool:
-        return "tcp" in [*self.tp, *self.replicas]
+    def backend(self) -> str | None:
+        """The backend of `torch.distributed` that a group needs; None: shared memory does all."""
+        if "nccl" in self.tp:
+            return "cpu:gloo,cuda:nccl"
+        return "gloo" if "tcp" in [*self.tp, *self.replicas] else None
 
 
 def choose_wires(cut: Cut, fabric: Fabric) -> Wired:
-    """Shared memory where it joins every pair of a group in this fabric, sockets elsewhere."""
+    """NCCL among GPUs, sockets where a pair is joined by a network, shared memory elsewhere."""
 
-    def kind(ranks: tuple[int, ...]) -> str:
-        devices = [cut.placement[rank] for rank in ranks]
-        pairs = ((a, b) for i, a in enumerate(devices) for b in devices[i + 1 :])
-        return "shm" if all(fabric.link(a, b).kind == "shm" for a, b in pairs) else "tcp"
+    def devices(ranks: tuple[int, ...]) -> list[int]:
+        return [cut.placement[rank] for rank in ranks]
+
+    def within(ranks: tuple[int, ...]) -> str:
+        pairs = combinations(devices(ranks), 2)
+        return "tcp" if any(fabric.link(a, b).kind in NETWORKS for a, b in pairs) else "shm"
+
+    def reduce_over(ranks: tuple[int, ...]) -> str:
+        gpus = all(fabric.devices[device].kind == "gpu" for device in devices(ranks))
+        return "nccl" if gpus and len(ranks) > 1 else within(ranks)
 
     layout = cut.layout
-    replicas = [replica_ranks(layout, index) for index in range(layout.dp)]
-    return Wired([kind(group) for group in layout.groups("tp")], [kind(r) for r in replicas])
+    return Wired(
+        [reduce_over(group) for group in layout.groups("tp")],
+        [within(replica_ranks(layout, replica)) for replica in range(layout.dp)],
+    )
 
 
 def replica_ranks(layout: Layout, replica: int) -> tuple[int, ...]:

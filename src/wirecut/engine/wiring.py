@@ -97,8 +97,8 @@ def connect(
     """
     shape = _Shape(layout, wired, limits, row_bytes, sampled_bytes, crowded)
     parts = dict(_shared_parts(arena, shape, rank))
-    if wired.needs_sockets:
-        join(rank=rank, num_ranks=layout.world_size, port_box=parts["port"], backend="gloo")
+    if wired.backend:
+        join(rank=rank, num_ranks=layout.world_size, port_box=parts["port"], backend=wired.backend)
         parts |= _socket_parts(shape, rank)
     return Wires(
         tp=Comm(parts.get("tp")),
@@ -207,10 +207,11 @@ def _socket_parts(shape: _Shape, rank: int) -> dict[str, object]:
     mine: dict[str, object] = {}
     tp_groups: dict[int, TorchGroup] = {}
     for group, kind in zip(layout.groups("tp"), shape.wired.tp, strict=True):
-        if tp > 1 and "tcp" in (kind, shape.wired.replicas[layout.coord(group[0])["dp"]]):
+        sockets_inside = shape.wired.replicas[layout.coord(group[0])["dp"]] == "tcp"
+        if tp > 1 and (kind != "shm" or sockets_inside):
             made = TorchGroup(group)
             tp_groups |= dict.fromkeys(group, made)
-            if rank in group and kind == "tcp":
+            if rank in group and kind != "shm":
                 mine["tp"] = made
     for replica, kind in enumerate(shape.wired.replicas):
         members = replica_ranks(layout, replica)

@@ -84,8 +84,10 @@ class Rank:
         self.stage_index = self.at["pp"]
         self.is_first, self.is_last = self.stage_index == 0, self.stage_index == cut.layout.pp - 1
         self.is_leader = self.is_first and self.at["tp"] == 0
-        self.dtype, self.device = TORCH_DTYPES[task.dtype], torch.device("cpu")
+        self.dtype, self.device = TORCH_DTYPES[task.dtype], torch.device(task.devices[process.rank])
         self.hidden, self.max_positions = spec.hidden, spec.max_positions
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         self.wires: Wires = connect(
             cut.layout,
             task.wired,
@@ -156,7 +158,11 @@ class Rank:
         logits_TV = self.stage.logits(batch, x_TE)
         if logits_TV is None:
             return None
-        kept = [row.float().numpy().tobytes() for row in logits_TV] if self.task.keep_logits else []
+        kept = (
+            [row.float().cpu().numpy().tobytes() for row in logits_TV]
+            if self.task.keep_logits
+            else []
+        )
         return sample(logits_TV, sampling), kept
 
     def follow(self) -> None:

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from wirecut.errors import WirecutError
 from wirecut.machine.channel import Channel, ChannelClosed
 from wirecut.machine.ranks import Exited, Failed, HostConfig, socket_from
+from wirecut.units import show_bytes
 
 PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent dies
 
@@ -48,10 +49,14 @@ def main(fd: int) -> int:
     control = Channel(socket_from(fd), HostConfig)
     try:
         config = control.receive()
+        module, shared = _prepare(config)
     except ChannelClosed:
         return 1
-    module = _load(config.module)
-    shared = mmap.mmap(-1, max(module.shared_bytes(config.payloads[0]), mmap.PAGESIZE))
+    except Exception as error:
+        _tell(control, f"{type(error).__name__}: {error}")
+        return 1
+    if control.waiting():
+        return 1  # the parent went while the libraries were imported
     children = {
         _fork(config, rank, module.run, shared, control): rank
         for rank in range(len(config.payloads))
@@ -59,6 +64,16 @@ def main(fd: int) -> int:
     for other in config.fds:
         os.close(other)
     return _watch(control, children)
+
+
+def _prepare(config: HostConfig) -> tuple[ModuleType, mmap.mmap]:
+    """The module that the ranks run, imported, and the memory that they share."""
+    module = _load(config.module)
+    num_bytes = max(module.shared_bytes(config.payloads[0]), mmap.PAGESIZE)
+    try:
+        return module, mmap.mmap(-1, num_bytes)
+    except (OSError, OverflowError) as error:
+        raise MemoryError(f"no room for {show_bytes(num_bytes)} that the ranks share") from error
 
 
 def _load(name: str) -> ModuleType:

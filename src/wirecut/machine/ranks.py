@@ -29,7 +29,7 @@ import msgspec
 from wirecut.errors import RankFailed
 from wirecut.machine.channel import Channel, ChannelClosed
 
-STOP_S = 3.0  # what a host process gets to end its ranks before it is killed
+STOP_S = 1.0  # what a host process gets to end its ranks before it is killed, and they with it
 
 
 class HostConfig(msgspec.Struct, frozen=True):
@@ -51,7 +51,7 @@ class Exited(msgspec.Struct, frozen=True, tag="exited"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """A rank says why it gives up, before it ends."""
+    """A rank, or the host process before it has any, says why it gives up before it ends."""
 
     reason: str
 
@@ -103,6 +103,11 @@ class Ranks:
                     self._selector.unregister(key.fileobj)
         raise ChannelClosed("every rank has ended")
 
+    def send(self, rank: int, message: msgspec.Struct) -> None:
+        """Tell a rank. One that is gone hears nothing; the next `next_message` raises for it."""
+        with contextlib.suppress(ChannelClosed):
+            self.channels[rank].send(message)
+
     def _take(self, rank: int) -> Any:
         message = self.channels[rank].receive()
         if isinstance(message, Failed):
@@ -113,10 +118,11 @@ class Ranks:
         try:
             message = self._control.receive()
         except ChannelClosed:
-            code = self._host.wait(STOP_S)
             raise RankFailed(
-                f"the process that holds the ranks ended ({_how(code)}); all are gone"
+                f"the process that holds the ranks ended ({_how(self._wait())}); all are gone"
             ) from None
+        if isinstance(message, Failed):
+            raise RankFailed(f"the ranks cannot start: {message.reason}")
         if message.code:
             self._drain_reason(message.rank)
             raise RankFailed(f"rank {message.rank} died: {_how(message.code)}")
@@ -136,13 +142,17 @@ class Ranks:
         """
         self._control.close()
         self._selector.close()
-        try:
-            self._host.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._host.kill()
-            self._host.wait()
+        self._wait()
         for channel in self.channels:
             channel.close()
+
+    def _wait(self) -> int:
+        """The host process's exit code, once it has ended."""
+        try:
+            return self._host.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._host.kill()
+            return self._host.wait()
 
     def __enter__(self) -> "Ranks":
         return self
@@ -187,8 +197,9 @@ def start_ranks(
     )
     for end in inherited:
         end.close()
-    control = Channel(ours, Exited)
-    control.send(config)
+    control = Channel(ours, Exited | Failed)
+    with contextlib.suppress(ChannelClosed):  # the first `next_message` says why
+        control.send(config)
     return Ranks(host, control, [Channel(mine, accepts | Failed) for mine, _ in ends])
 
 
