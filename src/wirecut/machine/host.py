@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NoReturn
 
-from wirecut.errors import WirecutError
+from wirecut.errors import RankFailed, WirecutError
 from wirecut.machine.channel import Channel, ChannelClosed
 from wirecut.machine.ranks import Exited, Failed, HostConfig, socket_from
 from wirecut.units import show_bytes
@@ -53,7 +53,7 @@ def main(fd: int) -> int:
     except ChannelClosed:
         return 1
     except Exception as error:
-        _tell(control, f"{type(error).__name__}: {error}")
+        _tell(control, _reason(error))
         return 1
     if control.waiting():
         return 1  # the parent went while the libraries were imported
@@ -73,7 +73,7 @@ def _prepare(config: HostConfig) -> tuple[ModuleType, mmap.mmap]:
     try:
         return module, mmap.mmap(-1, num_bytes)
     except (OSError, OverflowError) as error:
-        raise MemoryError(f"no room for {show_bytes(num_bytes)} that the ranks share") from error
+        raise RankFailed(f"no room for {show_bytes(num_bytes)} of shared memory") from error
 
 
 def _load(name: str) -> ModuleType:
@@ -122,18 +122,23 @@ def _run(entry: Callable[[RankProcess], None], process: RankProcess) -> NoReturn
         code = 0
     except ChannelClosed:
         pass  # the parent is gone, and so is the reason to live
-    except WirecutError as error:
-        _tell(process.channel, str(error))
     except BaseException as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{os.path.basename(last.filename)}:{last.lineno}"
-        _tell(process.channel, f"{type(error).__name__}: {error} (at {where})")
+        _tell(process.channel, _reason(error))
         if os.environ.get("WIRECUT_LOG"):
             traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _reason(error: BaseException) -> str:
+    """Our own errors as they are; of others their name and where they came from."""
+    if isinstance(error, WirecutError):
+        return str(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{os.path.basename(last.filename)}:{last.lineno}"
+    return f"{type(error).__name__}: {error} (at {where})"
 
 
 def _tell(channel: Channel, reason: str) -> None:
