@@ -13,7 +13,7 @@ from wirecut.cost.estimate import estimate
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected
 from wirecut.cost.wire import wire_traffic
-from wirecut.engine.engine import Answer, Engine, Prompt, Totals
+from wirecut.engine.engine import Answer, Engine, Prompt, Totals, check_prompt
 from wirecut.layout.plan import Cut, Limits
 from wirecut.spec.traffic import Traffic
 
@@ -70,6 +70,8 @@ def run_cut(
     """Load, serve `prompts` together, count. `on_token` hears (prompt, token) as they come. Raises
     WirecutError.
     """
+    for index, prompt in enumerate(prompts):
+        check_prompt(index, prompt, pricing.spec, limits)
     answers = [Answer() for _ in prompts]
     with Engine(
         folder, cut, pricing.fabric, limits=limits, dtype=pricing.dtype, progress=progress

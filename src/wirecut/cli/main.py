@@ -14,7 +14,7 @@ from wirecut.cli.explain import explain
 from wirecut.cli.generate import generate
 from wirecut.cli.plan import plan
 from wirecut.cli.probe import probe
-from wirecut.errors import WirecutError
+from wirecut.errors import UsageError, WirecutError
 
 COMMANDS: list[Callable[..., None]] = [probe, plan, estimate, explain, generate]
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -44,6 +44,11 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
         except WirecutError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            if error.filename is None:  # not about a path that was given: a pipe, a full disk
+                raise
+            print(f"error: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+            raise typer.Exit(UsageError.exit_code) from error
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
 

@@ -67,7 +67,9 @@ def choose_cut(source: Source, layout: str | None, traffic: Traffic) -> Cut:
 def limits_for(
     source: Source, prompt_tokens: list[int], new_tokens: int, *, max_batched_tokens: int | None
 ) -> Limits:
-    """The plan's limits, or KV room for exactly these prompts; rows a step as asked."""
+    """The plan's limits, or KV room for exactly these prompts; rows a step as asked, which are
+    never more than have KV room.
+    """
     block = source.pricing.engine.block_tokens
     needed = sum(-(-(tokens + new_tokens) // block) * block for tokens in prompt_tokens)
     limits = source.pricing.limits
@@ -75,4 +77,4 @@ def limits_for(
         limits = replace(limits, kv_tokens=needed)
     if max_batched_tokens is not None:
         limits = replace(limits, max_batched_tokens=max_batched_tokens)
-    return limits
+    return replace(limits, max_batched_tokens=min(limits.max_batched_tokens, limits.kv_tokens))

@@ -29,16 +29,16 @@ from wirecut.engine.messages import (
     Task,
 )
 from wirecut.engine.wired import choose_wires
-from wirecut.errors import LayoutError, MissingExtra, UsageError
+from wirecut.errors import LayoutError, MissingExtra, RankFailed, UsageError
 from wirecut.fabric.discover import usable_cores
 from wirecut.fabric.fabric import Fabric
 from wirecut.layout.plan import Cut, Limits
 from wirecut.layout.rules import why_not
-from wirecut.machine.channel import ChannelClosed
 from wirecut.machine.ranks import Ranks, start_ranks
 from wirecut.sched.request import Reason
 from wirecut.spec.checkpoint import check_checkpoint
 from wirecut.spec.hf import read_config
+from wirecut.spec.model import ModelSpec
 
 BLOCK_TOKENS = 32
 REPORT_S = 30.0  # what ranks get to report and end
@@ -150,23 +150,22 @@ class Engine:
         meanwhile.
         """
         for index, prompt in enumerate(prompts):
-            self._check(index, prompt)
+            check_prompt(index, prompt, self.spec, self.limits)
         layout = self.cut.layout
         load = [0] * layout.dp
         begin = time.monotonic()
         for index, prompt in enumerate(prompts):
             replica = load.index(min(load))
             load[replica] += len(prompt.tokens) + prompt.max_tokens
-            self._ranks.channels[layout.rank(dp=replica)].send(
-                Submit(
-                    index,
-                    prompt.tokens,
-                    prompt.max_tokens,
-                    prompt.stop_tokens,
-                    prompt.temperature,
-                    prompt.seed,
-                )
+            request = Submit(
+                index,
+                prompt.tokens,
+                prompt.max_tokens,
+                prompt.stop_tokens,
+                prompt.temperature,
+                prompt.seed,
             )
+            self._ranks.send(layout.rank(dp=replica), request)
         left = len(prompts)
         while left:
             _, message = self._ranks.next_message()
@@ -186,14 +185,15 @@ class Engine:
         """End the ranks in order and return what they counted."""
         layout = self.cut.layout
         for replica in range(layout.dp):
-            self._ranks.channels[layout.rank(dp=replica)].send(Stop())
+            self._ranks.send(layout.rank(dp=replica), Stop())
         counted: dict[int, Counted] = {}
         try:
             while len(counted) < layout.world_size:
                 rank, message = self._ranks.next_message(timeout_s=REPORT_S)
                 counted[rank] = message
-        except (ChannelClosed, TimeoutError):
-            pass  # the counts that came are still true
+        except TimeoutError:
+            silent = sorted(set(range(layout.world_size)) - set(counted))
+            raise RankFailed(f"ranks {silent} did not report within {REPORT_S:.0f} s") from None
         self._ranks.stop()
         comm: dict[str, dict[str, int]] = {}
         for each in counted.values():
@@ -207,24 +207,6 @@ class Engine:
         """A replica's forwards, from the rank of it that samples: it sees every step."""
         return counted[self.cut.layout.rank(dp=replica, pp=self.cut.layout.pp - 1)]
 
-    def _check(self, index: int, prompt: Prompt) -> None:
-        most = len(prompt.tokens) + prompt.max_tokens
-        room = self.limits.kv_tokens // BLOCK_TOKENS * BLOCK_TOKENS
-        if not prompt.tokens or prompt.max_tokens < 1:
-            raise UsageError(f"prompt {index} is empty, or asks for no token")
-        if most > self.spec.max_positions:
-            raise UsageError(
-                f"prompt {index}: {len(prompt.tokens)} tokens and {prompt.max_tokens} to write are "
-                f"{most}, the model's window is {self.spec.max_positions}"
-            )
-        if most > room:
-            raise UsageError(
-                f"prompt {index}: {len(prompt.tokens)} tokens and {prompt.max_tokens} to write are "
-                f"{most}, there is KV room for {room}"
-            )
-        if not all(0 <= token < self.spec.vocab for token in prompt.tokens):
-            raise UsageError(f"prompt {index} has token ids outside 0 to {self.spec.vocab - 1}")
-
     def __enter__(self) -> "Engine":
         return self
 
@@ -235,6 +217,26 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self._ranks.stop()
+
+
+def check_prompt(index: int, prompt: Prompt, spec: ModelSpec, limits: Limits) -> None:
+    """Raise UsageError when this model cannot serve prompt number `index` within these limits."""
+    most = len(prompt.tokens) + prompt.max_tokens
+    room = limits.kv_tokens // BLOCK_TOKENS * BLOCK_TOKENS
+    if not prompt.tokens or prompt.max_tokens < 1:
+        raise UsageError(f"prompt {index} is empty, or asks for no token")
+    if most > spec.max_positions:
+        raise UsageError(
+            f"prompt {index}: {len(prompt.tokens)} tokens and {prompt.max_tokens} to write are "
+            f"{most}, the model's window is {spec.max_positions}"
+        )
+    if most > room:
+        raise UsageError(
+            f"prompt {index}: {len(prompt.tokens)} tokens and {prompt.max_tokens} to write are "
+            f"{most}, there is KV room for {room}"
+        )
+    if not all(0 <= token < spec.vocab for token in prompt.tokens):
+        raise UsageError(f"prompt {index} has token ids outside 0 to {spec.vocab - 1}")
 
 
 def round_up_kv(tokens: int) -> int:

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from wirecut.errors import MissingExtra, ModelError
+from wirecut.errors import MissingExtra, ModelError, UsageError
 
 UNFINISHED = "\ufffd"  # what decodes from the first bytes of a character
 
@@ -28,6 +28,10 @@ class Text:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of `text`, with what the checkpoint puts around every prompt."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"text {text!r} is not valid Unicode: expected UTF-8") from error
         return tuple(self._tokenizer.encode(text).ids)
 
     def decode(self, tokens: list[int]) -> str:

@@ -139,6 +139,8 @@ class Fabric:
         for island in self.islands:
             if not known.issuperset(island):
                 raise ValueError(f"island {island} names devices that are not in `devices`")
+            if len(set(island)) < len(island):
+                raise ValueError(f"island {island} names a device twice")
         for link in self.links:
             if link.a == link.b or not known.issuperset((link.a, link.b)):
                 raise ValueError(f"link {link.a}-{link.b} joins no two devices of this fabric")

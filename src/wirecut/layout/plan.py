@@ -100,6 +100,9 @@ class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
         for entry in self.ranking:
             if entry.get("layout") == wanted:
                 return self._cut_of(entry)
+        for entry in self.rejected:
+            if entry.get("layout") == wanted:
+                raise PlanError(f"the plan rejected {wanted}: {entry.get('reason')}")
         known = ", ".join(str(entry.get("layout")) for entry in self.ranking)
         raise PlanError(f"the plan's ranking has no {wanted}; it holds: {known}")
 

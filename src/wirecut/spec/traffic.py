@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from wirecut.errors import UsageError
 
 MOST_TOKENS = 10**8
+LEAST, MOST = 1e-9, 1e9  # of rates and targets: beyond them a number is a mistake
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,9 @@ class Traffic:
                 )
         for name in ("rate", "ttft_ms", "tpot_ms"):
             value = getattr(self, name)
-            if value is not None and (math.isnan(value) or value <= 0):
-                raise UsageError(f"{name} is {value!r}, expected a positive number")
+            endless = name == "rate" and value == math.inf
+            if value is not None and not endless and not LEAST <= value <= MOST:
+                raise UsageError(f"{name} is {value!r}, expected a number from {LEAST} to {MOST:g}")
         if self.concurrency is not None and self.rate is not None:
             raise UsageError(
                 "both concurrency and rate are given: a load is closed (concurrency) or open (rate)"
