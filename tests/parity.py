@@ -15,8 +15,9 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
+from models import write_model
 from wirecut.bench.run import formula_of
 from wirecut.cost.replica import Pricing
 from wirecut.engine.engine import Engine, Prompt
@@ -72,22 +73,20 @@ class Cell:
 
 def random_model(folder: Path) -> Path:
     """A random Llama whose 2 key-value heads are fewer than TP 4, whose vocabulary and MLP 4 does
-    not divide, and whose head is its embedding.
+    not divide, whose head is its embedding, in two files.
     """
-    torch.manual_seed(1)
-    config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=150,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        vocab_size=1003,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
+    return write_model(
+        folder,
+        heads=8,
+        kv_heads=2,
+        vocab=1003,
+        intermediate=150,
+        positions=512,
+        tied=True,
+        dtype=torch.float32,
+        shards=2,
+        seed=1,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def reference(folder: Path) -> Reference:

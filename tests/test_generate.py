@@ -1,0 +1,154 @@
+"""`wirecut generate` as a user runs it: its JSON, its seeds, its files, and what each rank read."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wirecut.engine.engine import Engine, Prompt
+from wirecut.errors import LayoutError, UsageError
+from wirecut.fabric.discover import assumed_fabric
+from wirecut.fabric.fabric import save_fabric
+from wirecut.layout.layout import Layout
+from wirecut.layout.plan import Cut, Limits
+from wirecut.layout.shards import shard_elements
+from wirecut.spec.hf import read_config
+
+WIRECUT = str(Path(sys.executable).with_name("wirecut"))
+
+
+def wirecut(*words: object) -> str:
+    done = subprocess.run(
+        [WIRECUT, *map(str, words)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("fabrics") / "four.json"
+    save_fabric(assumed_fabric(4), path)
+    return path
+
+
+def generate(model: Path, fabric: Path, *words: object) -> dict[str, Any]:
+    return json.loads(wirecut("generate", model, "--fabric", fabric, "--json", *words))
+
+
+def test_json_has_the_contract_and_counts_what_the_formula_says(
+    checkpoint: Path, four: Path
+) -> None:
+    told = generate(checkpoint, four, "--prompt", "hello", "--max-tokens", 9, "--layout", "tp2pp2")
+    assert told["layout"] == "tp2pp2"
+    assert len(told["prompt_token_ids"]) == 5
+    assert len(told["token_ids"]) == 9
+    assert told["load_s"] > 0
+    assert 0 < told["ttft_s"] < 10
+    assert 0 < told["tpot_s"] < 10
+    layers, hidden, vocab, forwards, tokens = 4, 64, 320, 9, 5 + 8
+    assert told["comm"] == {
+        "tp": {
+            "calls": (2 * layers + 1) * forwards + forwards,
+            "bytes": (2 * layers + 1) * tokens * hidden * 2 + forwards * vocab * 2,
+        },
+        "pp": {"calls": forwards, "bytes": tokens * hidden * 2},
+    }
+    assert told["comm"] == told["comm_formula"]
+
+
+def test_one_token_has_no_time_per_token(checkpoint: Path, four: Path) -> None:
+    told = generate(checkpoint, four, "--prompt", "a", "--max-tokens", 1, "--layout", "tp1")
+    assert told["tpot_s"] is None
+    assert told["comm"] == {}
+
+
+def test_a_seed_draws_the_same_tokens_alone_and_in_company_and_in_any_layout(
+    checkpoint: Path, four: Path
+) -> None:
+    hot = ("--temperature", 1.5, "--seed", 7, "--max-tokens", 12, "--dtype", "fp32")
+    alone = generate(checkpoint, four, "--prompt", "abc", "--layout", "tp1", *hot)
+    company = generate(
+        checkpoint, four, "--prompt", "abc", "--prompt", "xy", "--layout", "tp2pp2", *hot
+    )
+    other = generate(checkpoint, four, "--prompt", "abc", "--layout", "tp1", *hot[:3], 8, *hot[4:])
+    assert company["outputs"][0]["token_ids"] == alone["token_ids"]
+    assert other["token_ids"] != alone["token_ids"]
+
+
+def test_text_streams_and_tables_follow(checkpoint: Path, four: Path) -> None:
+    shown = wirecut(
+        "generate", checkpoint, "--fabric", four, "--prompt", "hi there", "--max-tokens", 4
+    )
+    assert shown.startswith("hi there")
+    assert "Predicted and measured" in shown
+    assert "On the wires of" in shown
+
+
+def test_a_plan_runs_and_so_does_another_layout_of_its_ranking(
+    checkpoint: Path, four: Path, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    wirecut("plan", checkpoint, "--fabric", four, "--out", plan)
+    chosen = json.loads(plan.read_text())["chosen"]["layout"]
+    first = json.loads(wirecut("generate", plan, "--prompt", "abc", "--json"))
+    other = json.loads(wirecut("generate", plan, "--prompt", "abc", "--layout", "pp4", "--json"))
+    assert (first["layout"], other["layout"]) == (chosen, "pp4")
+    assert first["outputs"][0]["stopped_by"] == "length"
+
+
+def engine(folder: Path, layout: Layout, stages: tuple[tuple[int, int], ...]) -> Engine:
+    cut = Cut(layout, tuple(range(layout.world_size)), stages)
+    limits = Limits(max_batched_tokens=16, kv_tokens=128)
+    return Engine(folder, cut, assumed_fabric(4), limits=limits, dtype="fp32")
+
+
+def test_each_rank_reads_only_its_slices(checkpoint: Path) -> None:
+    spec, stages = read_config(checkpoint / "config.json"), ((0, 1), (1, 4))
+    with engine(checkpoint, Layout(tp=2, pp=2), stages) as running:
+        read = [loaded.bytes_read for loaded in running.loaded]
+    assert read == [
+        2 * shard_elements(spec, stages, stage=stage, tp=2, tp_rank=tp_rank)
+        for stage in (0, 1)
+        for tp_rank in (0, 1)
+    ]
+    assert sum(read) < 2 * 2 * spec.parameters
+
+
+def test_more_requests_than_kv_room_wait_or_are_preempted_and_all_finish(checkpoint: Path) -> None:
+    prompts = [Prompt(tuple(range(3, 40 + i)), 40) for i in range(6)]
+    with engine(checkpoint, Layout(pp=2), ((0, 2), (2, 4))) as running:
+        together = running.generate(prompts)
+    with engine(checkpoint, Layout(), ((0, 4),)) as running:
+        in_turn = [running.generate([prompt])[0] for prompt in prompts]
+    assert [len(answer.tokens) for answer in together] == [40] * 6
+    assert [answer.tokens for answer in together] == [answer.tokens for answer in in_turn]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        (Prompt((), 4), "empty"),
+        (Prompt((1,), 0), "asks for no token"),
+        (Prompt((1, 999), 4), "outside 0 to 319"),
+        (Prompt((1,) * 100, 40), "KV room for 128"),
+        (Prompt((1,) * 5000, 40), "window is 4096"),
+    ],
+)
+def test_a_prompt_that_cannot_be_served_is_refused_and_others_go_on(
+    checkpoint: Path, prompt: Prompt, words: str
+) -> None:
+    with engine(checkpoint, Layout(), ((0, 4),)) as running:
+        with pytest.raises(UsageError, match=words):
+            running.generate([prompt])
+        assert len(running.generate([Prompt((5, 6), 3)])[0].tokens) == 3
+
+
+def test_stages_of_another_model_are_refused_before_anything_starts(checkpoint: Path) -> None:
+    with pytest.raises(UsageError, match="8 layers"):
+        engine(checkpoint, Layout(), ((0, 8),))
+    with pytest.raises(LayoutError, match="sizes that work: 1, 2, 4"):
+        engine(checkpoint, Layout(tp=3), ((0, 4),))
