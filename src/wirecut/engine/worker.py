@@ -124,7 +124,8 @@ class Rank:
         now.
         """
         self.forwards = self.tokens = self.sampling_forwards = self.sampled_rows = 0
-        for start, tokens in ((0, (0,) * WARM_UP_TOKENS), (WARM_UP_TOKENS, (0,))):
+        long = min(WARM_UP_TOKENS, self.task.limits.max_batched_tokens)
+        for start, tokens in ((0, (0,) * long), (long, (0,))):
             self.forward((Entry(0, start, tokens, (0,), True),))
         wires = self.wires
         for talks in (wires.tp, wires.incoming, wires.outgoing):
