@@ -2,6 +2,7 @@
 counted.
 """
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -62,18 +63,24 @@ def generate(
     cut = choose_cut(source, layout, traffic_of(asked))
     stream, alone = Stream(text), len(prompt) == 1 and not as_json
 
+    def on_loaded() -> None:
+        bar.clear()
+        if alone:
+            print(prompt[0], end="", flush=True)
+            line.callback(print, flush=True)  # ends the line, whatever happens
+
     def on_token(_: int, token: int) -> None:
         if alone:
             print(stream.add(token), end="", flush=True)
 
-    with Bar(f"Loading {cut.layout}") as bar:
+    with Bar(f"Loading {cut.layout}") as bar, ExitStack() as line:
         run = run_cut(
             source.folder,
             source.pricing,
             cut,
             asked,
             limits=limits,
-            on_loaded=lambda: _begin(bar, prompt[0] if alone else ""),
+            on_loaded=on_loaded,
             on_token=on_token,
             progress=bar.update,
         )
@@ -93,11 +100,6 @@ def _check(max_tokens: int, temperature: float, seed: int) -> None:
         raise UsageError(f"--temperature is {temperature}, expected 0 (greedy) to 100")
     if not 0 <= seed < 2**63:
         raise UsageError(f"--seed is {seed}, expected 0 to 2**63 - 1")
-
-
-def _begin(bar: Bar, before: str) -> None:
-    bar.clear()
-    print(before, end="", flush=True)
 
 
 def _print_json(run: "Run", asked: "list[Prompt]", text: "Text") -> None:
@@ -139,5 +141,5 @@ def _show(run: "Run") -> None:
 
     read = ", ".join(show_bytes(count) for count in run.bytes_read)
     loaded = f"Loaded in {show_seconds(run.load_s)}; bytes that each rank read: {read}."
-    print("\n", flush=True)
+    print(flush=True)
     show([*timing_table([run]), *comm_table(run), Paragraph(loaded)])

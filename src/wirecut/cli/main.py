@@ -4,6 +4,7 @@ Knows no command's inside; each module loads what is heavy in its own function.
 """
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from wirecut.cli.probe import probe
 from wirecut.errors import UsageError, WirecutError
 
 COMMANDS: list[Callable[..., None]] = [probe, plan, estimate, explain, generate]
+COULD_NOT = WirecutError.exit_code
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 app = typer.Typer(
@@ -44,11 +46,12 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
         except WirecutError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from error
+        except BrokenPipeError:
+            raise  # typer ends quietly: whoever read the output has read enough
         except OSError as error:
-            if error.filename is None:  # not about a path that was given: a pipe, a full disk
-                raise
-            print(f"error: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
-            raise typer.Exit(UsageError.exit_code) from error
+            print(f"error: {error}", file=sys.stderr)
+            bad_path = error.filename is not None
+            raise typer.Exit(UsageError.exit_code if bad_path else COULD_NOT) from error
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
 
@@ -61,4 +64,12 @@ for one in COMMANDS:
 
 def run() -> None:
     """Entry point of the `wirecut` script."""
+    _open_streams()
     app()
+
+
+def _open_streams() -> None:
+    """Open standard streams that are closed (`<&-`), else a socket would take their numbers."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)

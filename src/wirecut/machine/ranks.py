@@ -14,6 +14,7 @@ dies, the kernel kills them.
 
 import contextlib
 import os
+import platform
 import selectors
 import signal
 import socket
@@ -108,11 +109,20 @@ class Ranks:
         with contextlib.suppress(ChannelClosed):
             self.channels[rank].send(message)
 
-    def _take(self, rank: int) -> Any:
-        message = self.channels[rank].receive()
+    def _take(self, rank: int, timeout_s: float | None = None) -> Any:
+        message = self.channels[rank].receive(timeout_s)
         if isinstance(message, Failed):
-            raise RankFailed(f"rank {rank}: {message.reason}")
+            raise RankFailed(self._killed() or f"rank {rank}: {message.reason}")
         return message
+
+    def _killed(self) -> str | None:
+        """Which rank was killed, if one was: others give up for that, and may be heard first."""
+        with contextlib.suppress(ChannelClosed, TimeoutError):
+            while True:
+                message = self._control.receive(timeout_s=STOP_S)
+                if isinstance(message, Exited) and message.code < 0:
+                    return f"rank {message.rank} died: {_how(message.code)}"
+        return None
 
     def _hear_host(self) -> None:
         try:
@@ -132,9 +142,7 @@ class Ranks:
         """A rank that gives up says why on its channel before it ends: the better message."""
         with contextlib.suppress(ChannelClosed, TimeoutError):
             while True:
-                message = self.channels[rank].receive(timeout_s=0)
-                if isinstance(message, Failed):
-                    raise RankFailed(f"rank {rank}: {message.reason}")
+                self._take(rank, timeout_s=0)
 
     def stop(self) -> None:
         """End every rank. Closing the control socket is the order; a host process that does not
@@ -209,6 +217,11 @@ def deal_cpus(num_ranks: int) -> list[list[int]]:
     """
     cpus = sorted(os.sched_getaffinity(0))
     return [[cpus[rank % len(cpus)]] for rank in range(num_ranks)]
+
+
+def stores_are_ordered() -> bool:
+    """Whether this processor orders stores as shared-memory flags need (total store order)."""
+    return platform.machine() in ("x86_64", "AMD64")
 
 
 def _how(code: int) -> str:
