@@ -10,7 +10,7 @@ REACHABLE := import urllib.request as u; u.urlopen("$(CPU_TORCH)/torch/", timeou
 INDEX = $(shell command -v nvidia-smi >/dev/null || ! $(PYTHON) -c '$(REACHABLE)' 2>/dev/null || echo --extra-index-url $(CPU_TORCH))
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format bench-peers clean
 
 demo: .venv/engine.stamp  ## probe, plan, generate, and predicted beside measured
 	$(BIN)/python examples/demo.py
@@ -27,6 +27,23 @@ check: .venv/dev.stamp  ## style, import order and types
 format: .venv/dev.stamp
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# wirecut beside its peers on one model. benchmarks/peers/README.md says how their environments are made.
+PEERS ?= build/peers
+VLLM_PYTHON ?=
+LLAMACPP_PYTHON ?=
+ROUNDS ?= 3
+GGUF = $(if $(LLAMACPP_PYTHON),$(PEERS)/model.gguf)
+
+bench-peers: .venv/dev.stamp $(PEERS)/model/config.json $(GGUF)  ## a table of tokens/s, and its README.md
+	$(BIN)/python benchmarks/peers/compare.py --rounds $(ROUNDS) --model $(PEERS)/model \
+		--vllm-python "$(VLLM_PYTHON)" --llamacpp-python "$(LLAMACPP_PYTHON)" $(if $(GGUF),--gguf $(GGUF)) $(ARGS)
+
+$(PEERS)/model/config.json: | .venv/dev.stamp
+	$(BIN)/python benchmarks/peers/make_model.py $(PEERS)/model
+
+$(PEERS)/model.gguf: $(PEERS)/model/config.json
+	$(LLAMACPP_PYTHON) benchmarks/peers/to_gguf.py $(PEERS)/model $@
 
 clean:
 	rm -rf .venv build src/*.egg-info

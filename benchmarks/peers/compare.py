@@ -1,0 +1,247 @@
+#!/usr/bin/env python3
+"""wirecut and its peers in turn on one machine, the same work for each; writes what they reached.
+
+    python compare.py --model DIR --gguf FILE --vllm-python P --llamacpp-python P [--rounds 3]
+
+A round runs every engine once, so that a drift of the machine meets all of them; every second
+round goes backwards. An engine without its Python is left out, one that fails is reported as
+failed. Writes results.json with every run, and from it README.md.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from report import render
+
+HERE = Path(__file__).parent
+DEADLINE_S, ORPHANS_S = 900.0, 30.0
+PR_SET_CHILD_SUBREAPER = 36  # prctl(2): orphans below this process become its children
+CORES = sorted(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One row of the comparison: an engine under one split, and how it is started."""
+
+    engine: str
+    split: str
+    python: str
+    script: str
+    arguments: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine} {self.split}"
+
+
+def main() -> None:
+    args = parse()
+    results = HERE / "results.json"
+    if not args.render:
+        found = compare(args)
+        if not args.keep:
+            return
+        results.write_text(json.dumps(found, indent=1) + "\n")
+    (HERE / "README.md").write_text(render(json.loads(results.read_text())))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", type=Path, help="what make_model.py wrote")
+    parser.add_argument("--gguf", type=Path, help="what to_gguf.py wrote, for llama.cpp")
+    parser.add_argument("--fabric", type=Path, help="for wirecut: what `wirecut probe` wrote")
+    parser.add_argument("--wirecut-python", default=sys.executable)
+    parser.add_argument("--transformers-python", default=sys.executable)
+    parser.add_argument("--vllm-python", default="", help="the Python of vLLM's environment")
+    parser.add_argument("--llamacpp-python", default="", help="the Python of llama.cpp's")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", help="rows whose name holds this text")
+    parser.add_argument("--note", default="", help="what a reader must know of these conditions")
+    parser.add_argument("--no-write", dest="keep", action="store_false", help="only print")
+    parser.add_argument("--render", action="store_true", help="README.md again, from results.json")
+    args = parser.parse_args()
+    if not args.render and not (args.model and (args.model / "config.json").is_file()):
+        parser.error("--model is the folder of a checkpoint; make_model.py writes one")
+    if args.rounds < 1:
+        parser.error(f"--rounds is {args.rounds}, expected at least 1")
+    return args
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the rounds, print the table, and return everything that was measured."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    rows = [each for each in entrants(args) if each.python and args.only in each.name]
+    began = datetime.now(UTC).isoformat(timespec="minutes")
+    runs: list[dict[str, Any]] = []
+    for number in range(args.rounds):
+        for row in rows if number % 2 == 0 else reversed(rows):
+            run = {"round": number + 1, "engine": row.engine, "split": row.split, **run_once(row)}
+            runs.append(run)
+            print(f"round {number + 1} of {args.rounds}  {row.name:24} {told(run)}", flush=True)
+    found = {
+        "began": began,
+        "ended": datetime.now(UTC).isoformat(timespec="minutes"),
+        "rounds": args.rounds,
+        "machine": machine(),
+        "fabric": "probed" if args.fabric else "assumed",
+        "note": args.note,
+        "runs": runs,
+    }
+    print("\n" + render(found, table_only=True))
+    return found
+
+
+def entrants(args: argparse.Namespace) -> list[Entrant]:
+    """The rows, wirecut next to the peer that it is measured by."""
+    model, (one, two) = str(args.model), (CORES[0], CORES[min(1, len(CORES) - 1)])
+    fabric = ("--fabric", str(args.fabric)) if args.fabric else ()
+    bind = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": f"{one}|{two}"}
+
+    def wirecut(layout: str) -> Entrant:
+        arguments = (model, layout, *fabric)
+        return Entrant("wirecut", layout.upper(), args.wirecut_python, "run_wirecut.py", arguments)
+
+    def vllm(tp: int, pp: int) -> Entrant:
+        split, arguments = f"TP{tp}" if tp > 1 else f"PP{pp}", (model, str(tp), str(pp))
+        return Entrant("vLLM", split, args.vllm_python, "run_vllm.py", arguments, bind)
+
+    transformers = Entrant(
+        "transformers", "2 threads", args.transformers_python, "run_transformers.py", (model, "2")
+    )
+    python = args.llamacpp_python if args.gguf else ""
+    llamacpp = Entrant("llama.cpp", "2 threads", python, "run_llamacpp.py", (str(args.gguf), "2"))
+    return [
+        wirecut("tp2"),
+        vllm(2, 1),
+        wirecut("pp2"),
+        vllm(1, 2),
+        wirecut("tp1"),
+        llamacpp,
+        wirecut("dp2"),
+        transformers,
+    ]
+
+
+def run_once(row: Entrant) -> dict[str, Any]:
+    """Start an engine, read its lines, and see how much of the machine went to others meanwhile."""
+    command = [row.python, str(HERE / row.script), *row.arguments]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **row.environment}
+    run: dict[str, Any] = {"start_s": None, "results": []}
+    with tempfile.TemporaryFile("w+") as log:
+        before, begin = cpu_seconds(), time.monotonic()
+        with started(command, environment, log) as process:
+            assert process.stdout
+            for line in process.stdout:
+                if line.startswith("READY"):
+                    run["start_s"] = round(time.monotonic() - begin, 2)
+                elif line.startswith("RESULT "):
+                    run["results"].append(json.loads(line.removeprefix("RESULT ")))
+            code = process.wait()
+            reap_orphans()
+        share = 1 / ((time.monotonic() - begin) * len(CORES))
+        ours, everyone, stolen = (b - a for a, b in zip(before, cpu_seconds(), strict=True))
+        run["others_share"] = round(max(0.0, everyone - ours) * share, 3)
+        run["stolen_share"] = round(stolen * share, 3)
+        if code or not run["results"]:
+            run["failed"] = f"exit code {code}"
+            log.seek(0)
+            print(log.read()[-2000:], file=sys.stderr)
+    return run
+
+
+@contextmanager
+def started(
+    command: list[str], environment: dict[str, str], log: IO[str]
+) -> Iterator[subprocess.Popen[str]]:
+    """A process with a session of its own, all of which ends after DEADLINE_S, or with this one."""
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        start_new_session=True,
+    )
+    watch = threading.Timer(DEADLINE_S, os.killpg, (process.pid, signal.SIGKILL))
+    watch.start()
+    try:
+        yield process
+    finally:
+        watch.cancel()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def reap_orphans() -> None:
+    """Wait for what an engine left behind: its time counts, and none of it meets the next."""
+    until = time.monotonic() + ORPHANS_S
+    while time.monotonic() < until:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            time.sleep(0.05)
+    raise SystemExit("processes of the last engine are still there; end them and start again")
+
+
+def cpu_seconds() -> tuple[float, float, float]:
+    """Of the children that have ended, of all processes, and stolen by the hypervisor's others."""
+    own = resource.getrusage(resource.RUSAGE_CHILDREN)
+    fields = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    user, nice, system, _, _, irq, softirq, stolen = (x / os.sysconf("SC_CLK_TCK") for x in fields)
+    return own.ru_utime + own.ru_stime, user + nice + system + irq + softirq, stolen
+
+
+def told(run: dict[str, Any]) -> str:
+    """A run in a line."""
+    if "failed" in run:
+        return f"failed: {run['failed']}"
+    rates = ", ".join(f"{each['decode_tok_s']:.0f}" for each in run["results"])
+    return (
+        f"decode {rates} tok/s, prefill {run['results'][0]['prefill_s']:.3f} s, "
+        f"ready in {run['start_s']:.1f} s, others took {run['others_share']:.0%} of the cores"
+    )
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    told = subprocess.run(["lscpu", "-J"], capture_output=True, text=True, check=True).stdout
+    facts = {each["field"].rstrip(":"): each["data"] for each in json.loads(told)["lscpu"]}
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+    flags = facts.get("Flags", "").split()
+    return {
+        "cpu": facts.get("Model name", platform.processor()),
+        "family": f"family {facts.get('CPU family')}, model {facts.get('Model')}",
+        "cores": len(CORES),
+        "threads_per_core": facts.get("Thread(s) per core"),
+        "l2": facts.get("L2 cache"),
+        "l3": facts.get("L3 cache"),
+        "flags": [flag for flag in wanted if flag in flags],
+        "virtual": facts.get("Hypervisor vendor"),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": f"{platform.system()} {platform.release().split('-')[0]}",
+        "python": platform.python_version(),
+    }
+
+
+if __name__ == "__main__":
+    main()

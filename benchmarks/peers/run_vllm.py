@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""vLLM on CPU, offline, under one split.   python run_vllm.py MODEL TP PP
+
+Give each rank a core, and KV room in GiB, by environment variables:
+VLLM_CPU_OMP_THREADS_BIND="0|1" VLLM_CPU_KVCACHE_SPACE=2
+"""
+
+import sys
+import time
+
+import torch
+import vllm
+from protocol import measure
+from vllm import LLM, SamplingParams
+
+
+def main() -> None:
+    model, tp, pp = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    begin = time.perf_counter()
+    llm = LLM(
+        model,
+        tensor_parallel_size=tp,
+        pipeline_parallel_size=pp,
+        dtype="bfloat16",
+        max_model_len=2048,
+        max_num_seqs=64,
+        enable_prefix_caching=False,
+    )
+    load_s = time.perf_counter() - begin
+
+    def run(prompts: list[list[int]], tokens: int) -> list[list[int]]:
+        params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+        asked = [{"prompt_token_ids": prompt} for prompt in prompts]
+        answers = llm.generate(asked, params, use_tqdm=False)
+        return [list(answer.outputs[0].token_ids) for answer in answers]
+
+    versions = [f"vLLM {vllm.__version__}", f"torch {torch.__version__}"]
+    measure(run, load_s=load_s, versions=versions)
+
+
+if __name__ == "__main__":  # vLLM's workers import this file again
+    main()
