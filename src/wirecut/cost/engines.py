@@ -25,8 +25,8 @@ class EngineProfile:
 # A first count of the built-in engine's operations, still to be fitted to measured runs.
 WIRECUT = EngineProfile(
     name="wirecut",
-    ops_per_layer=22,
-    ops_per_sequence_layer=2,
+    ops_per_layer=24,
+    ops_per_sequence_layer=10,
     step_ops=60,
     ops_per_sequence=6,
     block_tokens=32,

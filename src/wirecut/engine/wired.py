@@ -10,6 +10,7 @@ import msgspec
 from wirecut.fabric.fabric import Fabric
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut
+from wirecut.machine.ranks import stores_are_ordered
 
 NETWORKS = ("tcp",)  # kinds of link whose ends share no memory
 
@@ -38,7 +39,8 @@ def choose_wires(cut: Cut, fabric: Fabric) -> Wired:
 
     def within(ranks: tuple[int, ...]) -> str:
         pairs = combinations(devices(ranks), 2)
-        return "tcp" if any(fabric.link(a, b).kind in NETWORKS for a, b in pairs) else "shm"
+        apart = any(fabric.link(a, b).kind in NETWORKS for a, b in pairs)
+        return "shm" if stores_are_ordered() and not apart else "tcp"
 
     def reduce_over(ranks: tuple[int, ...]) -> str:
         gpus = all(fabric.devices[device].kind == "gpu" for device in devices(ranks))

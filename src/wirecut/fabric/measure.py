@@ -16,7 +16,6 @@ from wirecut.fabric.probing import (
     DTYPES,
     MESSAGE_SIZES,
     ROWS,
-    WIRES,
     WORKING_SETS,
     Arithmetic,
     ProbeTask,
@@ -105,7 +104,7 @@ Job = tuple[str, Callable[[], None]]
 
 
 def _wire_jobs(task: ProbeTask, wires: _Wires, process: RankProcess) -> Iterator[Job]:
-    for wire in WIRES:
+    for wire in task.wires:
         for group in task.groups:
             yield (
                 f"all-reduce of {len(group)} over {wire}",

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from wirecut.machine.ranks import stores_are_ordered
 from wirecut.units import KIB, MIB
 
 MESSAGE_SIZES = tuple(2 * KIB << i for i in range(13))  # 2 KiB to 8 MiB
@@ -16,6 +17,7 @@ class ProbeTask(msgspec.Struct, frozen=True):
     send.
     """
 
+    wires: tuple[str, ...]
     groups: tuple[tuple[int, ...], ...]
     pairs: tuple[tuple[int, int], ...]
 
@@ -61,4 +63,5 @@ def plan_probe(num_ranks: int) -> ProbeTask:
         pairs = tuple((a, b) for a in range(num_ranks) for b in range(a + 1, num_ranks))
     else:
         pairs = tuple((a, a + 1) for a in range(num_ranks - 1))
-    return ProbeTask(tuple(tuple(range(size)) for size in sizes), pairs)
+    wires = WIRES if stores_are_ordered() else tuple(wire for wire in WIRES if wire != "shm")
+    return ProbeTask(wires, tuple(tuple(range(size)) for size in sizes), pairs)

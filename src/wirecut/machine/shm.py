@@ -7,12 +7,11 @@ copy in the kernel.
 
 Every rank makes the same objects in the same order, so that all agree on where each lies. A rank
 says "I am here" by storing a rising number in its own cache line after storing its data; x86-64
-keeps that order of stores, which is why `supported()` says no elsewhere.
+keeps that order of stores; elsewhere (`ranks.stores_are_ordered`) sockets are used.
 """
 
 import mmap
 import os
-import platform
 import time
 
 import torch
@@ -24,11 +23,6 @@ SPINS = 20_000  # about a millisecond of looking before the core is given away
 NAP_S = 50e-6
 TWO_SHOT_BYTES = 256 * 1024  # from here on, more than two ranks share the adding
 DEADLINE_S = 60.0
-
-
-def supported() -> bool:
-    """Whether this machine orders stores as the flags here need (total store order)."""
-    return platform.machine() in ("x86_64", "AMD64")
 
 
 class Arena:
