@@ -1,0 +1,153 @@
+"""However a command ends (Ctrl-C, a death, a kill): its exit code, and nothing left behind."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from commands import Command
+from models import write_model
+from wirecut.fabric.discover import assumed_fabric
+from wirecut.fabric.fabric import save_fabric
+
+INTERRUPTED = 130
+SOON_S = 5.0  # from a signal to the end of the command
+HELLO = "hello"
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose window leaves room for a long answer, and fabrics of two devices, by wire."""
+    folder = tmp_path_factory.mktemp("bench")
+    write_model(folder / "model", positions=2**17)
+    for wire in ("shm", "tcp"):
+        save_fabric(assumed_fabric(2).only(wire), folder / f"{wire}.json")
+    return folder
+
+
+Generate = Callable[..., Command]
+
+
+@pytest.fixture
+def generate(bench: Path, tmp_path: Path) -> Generate:
+    def start(layout: str = "tp2", wire: str = "shm") -> Command:
+        words = ["--prompt", HELLO, "--max-tokens", "100000", "--layout", layout]
+        fabric = str(bench / f"{wire}.json")
+        return Command(tmp_path, "generate", str(bench / "model"), "--fabric", fabric, *words)
+
+    return start
+
+
+def until_writing(command: Command) -> None:
+    """Until the answer is being written, by two ranks."""
+    command.wait_until(lambda: len(command.stdout) > len(HELLO) + 10, "text")
+    assert len(command.ranks()) == 2
+
+
+def end_of(command: Command, send: int, to: int) -> int:
+    """The exit code of a command that ends soon after a signal to one of its processes."""
+    begin = time.monotonic()
+    os.kill(to, send)
+    code = command.end()
+    assert time.monotonic() - begin < SOON_S
+    assert command.left_behind() == ""
+    return code
+
+
+def test_ctrl_c_while_libraries_are_imported(generate: Generate) -> None:
+    with generate() as command:
+        command.wait_until(command.host, "host process")
+        assert end_of(command, signal.SIGINT, command.process.pid) == INTERRUPTED
+        assert (command.stdout, command.stderr) == ("", "")
+
+
+def test_ctrl_c_while_loading(generate: Generate) -> None:
+    with generate() as command:
+        command.wait_until(lambda: len(command.ranks()) == 2, "ranks")
+        assert end_of(command, signal.SIGINT, command.process.pid) == INTERRUPTED
+        assert "Traceback" not in command.stderr
+
+
+@pytest.mark.parametrize(("layout", "wire"), [("tp2", "shm"), ("pp2", "tcp")])
+def test_ctrl_c_while_generating(generate: Generate, layout: str, wire: str) -> None:
+    with generate(layout, wire) as command:
+        until_writing(command)
+        assert end_of(command, signal.SIGINT, command.process.pid) == INTERRUPTED
+        assert "Traceback" not in command.stderr
+
+
+def test_ctrl_c_again_and_again(generate: Generate) -> None:
+    with generate() as command:
+        until_writing(command)
+        while command.process.poll() is None:
+            command.process.send_signal(signal.SIGINT)
+            time.sleep(0.005)
+        assert command.end() != 0
+        assert command.left_behind() == ""
+
+
+@pytest.mark.parametrize("after_s", [0.0, 1.5])
+def test_ctrl_c_while_probing(tmp_path: Path, after_s: float) -> None:
+    with Command(tmp_path, "probe", "--ranks", "2") as command:
+        command.wait_until(lambda: len(command.ranks()) == 2, "ranks")
+        time.sleep(after_s)
+        assert end_of(command, signal.SIGINT, command.process.pid) == INTERRUPTED
+        assert not (tmp_path / "fabric.json").exists()
+        assert "Traceback" not in command.stderr
+
+
+@pytest.mark.parametrize(
+    ("layout", "wire", "victim"),
+    [("tp2", "shm", 1), ("pp2", "shm", 0), ("pp2", "tcp", 1), ("dp2", "shm", 1)],
+)
+def test_a_rank_that_dies_is_named(generate: Generate, layout: str, wire: str, victim: int) -> None:
+    with generate(layout, wire) as command:
+        until_writing(command)
+        assert end_of(command, signal.SIGKILL, command.ranks()[victim]) == 1
+        said = command.stderr.splitlines()[-1]
+        assert re.fullmatch(r"error: .*\branks? (\d)\b.*", said)
+        assert f"rank {victim} died: killed by SIGKILL" in said
+
+
+def test_a_rank_that_dies_while_loading_is_named(generate: Generate) -> None:
+    with generate() as command:
+        command.wait_until(lambda: len(command.ranks()) == 2, "ranks")
+        assert end_of(command, signal.SIGKILL, command.ranks()[0]) == 1
+        assert "rank 0 died: killed by SIGKILL" in command.stderr
+
+
+def test_a_rank_that_dies_while_probing_is_named(tmp_path: Path) -> None:
+    with Command(tmp_path, "probe", "--ranks", "2") as command:
+        command.wait_until(lambda: len(command.ranks()) == 2, "ranks")
+        assert end_of(command, signal.SIGKILL, command.ranks()[1]) == 1
+        assert "rank 1 died: killed by SIGKILL" in command.stderr
+
+
+@pytest.mark.parametrize("with_ranks", [False, True])
+def test_the_host_process_dies(generate: Generate, with_ranks: bool) -> None:
+    with generate() as command:
+        if with_ranks:
+            until_writing(command)
+        command.wait_until(command.host, "host process")
+        host = command.host()
+        assert host
+        assert end_of(command, signal.SIGKILL, host) == 1
+        said = command.stderr.splitlines()[-1]
+        assert said.startswith("error: the process that holds the ranks ended (killed by SIGKILL")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_the_command_itself_dies(generate: Generate, how: signal.Signals) -> None:
+    with generate() as command:
+        until_writing(command)
+        assert end_of(command, how, command.process.pid) == -how
+
+
+def test_the_command_itself_dies_while_libraries_are_imported(generate: Generate) -> None:
+    with generate() as command:
+        command.wait_until(command.host, "host process")
+        assert end_of(command, signal.SIGKILL, command.process.pid) == -signal.SIGKILL
