@@ -41,6 +41,7 @@ class Command:
             stdout=self._files[0],
             stderr=self._files[1],
             cwd=folder,
+            start_new_session=True,  # a process group of its own, as a shell gives it
             env=os.environ | {name: value, "XDG_CACHE_HOME": str(folder / "cache")},
         )
 

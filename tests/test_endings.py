@@ -49,7 +49,7 @@ def until_writing(command: Command) -> None:
 
 
 def end_of(command: Command, send: int, to: int) -> int:
-    """The exit code of a command that ends soon after a signal to one of its processes."""
+    """The exit code of a command that ends soon after a signal to a process, or group (negative)."""
     begin = time.monotonic()
     os.kill(to, send)
     code = command.end()
@@ -58,17 +58,22 @@ def end_of(command: Command, send: int, to: int) -> int:
     return code
 
 
+def ctrl_c(command: Command) -> int:
+    """As a terminal does it: the signal goes to the whole process group."""
+    return end_of(command, signal.SIGINT, -command.process.pid)
+
+
 def test_ctrl_c_while_libraries_are_imported(generate: Generate) -> None:
     with generate() as command:
         command.wait_until(command.host, "host process")
-        assert end_of(command, signal.SIGINT, command.process.pid) == INTERRUPTED
+        assert ctrl_c(command) == INTERRUPTED
         assert (command.stdout, command.stderr) == ("", "")
 
 
 def test_ctrl_c_while_loading(generate: Generate) -> None:
     with generate() as command:
         command.wait_until(lambda: len(command.ranks()) == 2, "ranks")
-        assert end_of(command, signal.SIGINT, command.process.pid) == INTERRUPTED
+        assert ctrl_c(command) == INTERRUPTED
         assert "Traceback" not in command.stderr
 
 
@@ -76,7 +81,7 @@ def test_ctrl_c_while_loading(generate: Generate) -> None:
 def test_ctrl_c_while_generating(generate: Generate, layout: str, wire: str) -> None:
     with generate(layout, wire) as command:
         until_writing(command)
-        assert end_of(command, signal.SIGINT, command.process.pid) == INTERRUPTED
+        assert ctrl_c(command) == INTERRUPTED
         assert "Traceback" not in command.stderr
 
 
@@ -84,7 +89,7 @@ def test_ctrl_c_again_and_again(generate: Generate) -> None:
     with generate() as command:
         until_writing(command)
         while command.process.poll() is None:
-            command.process.send_signal(signal.SIGINT)
+            os.kill(-command.process.pid, signal.SIGINT)
             time.sleep(0.005)
         assert command.end() != 0
         assert command.left_behind() == ""
@@ -95,7 +100,7 @@ def test_ctrl_c_while_probing(tmp_path: Path, after_s: float) -> None:
     with Command(tmp_path, "probe", "--ranks", "2") as command:
         command.wait_until(lambda: len(command.ranks()) == 2, "ranks")
         time.sleep(after_s)
-        assert end_of(command, signal.SIGINT, command.process.pid) == INTERRUPTED
+        assert ctrl_c(command) == INTERRUPTED
         assert not (tmp_path / "fabric.json").exists()
         assert "Traceback" not in command.stderr
 

@@ -90,10 +90,6 @@ class Estimate:
     fits: bool = True
     reason: str | None = None
 
-    def __post_init__(self) -> None:
-        if missing := {"ttft_s", "tpot_s", "output_tokens_per_s"} - self.interval.keys():
-            raise ValueError(f"{self.layout} has no interval of {', '.join(sorted(missing))}")
-
     @property
     def cut(self) -> Cut:
         """The layout with its placement and stages, as runtimes take it."""

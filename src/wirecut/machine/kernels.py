@@ -23,7 +23,7 @@ class PackedLinear:
             and torch.backends.mkldnn.is_available()
         )
         if self._packed:
-            weight_OI = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), 1)
+            weight_OI = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous())
         self._weight = weight_OI
 
     def __call__(self, x_TI: torch.Tensor) -> torch.Tensor:

@@ -63,7 +63,7 @@ def wait_until(
         os.sched_yield()
         waited = time.monotonic() - begin
         if waited > 0.002:
-            time.sleep(NAP_S if waited < 1 else 20 * NAP_S)
+            time.sleep(NAP_S if waited < 1 else 10 * NAP_S)
         if deadline_s is not None and waited > deadline_s:
             raise RankFailed(f"{who} did not come within {deadline_s:.0f} s")
 

@@ -3,6 +3,7 @@
 plan_file = to_plan_file(ranking, pricing, traffic, model="/models/demo")
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -44,6 +45,10 @@ def ranking_of(plan_file: PlanFile) -> Ranking:
         chosen = msgspec.convert(plan_file.chosen, Estimate)
         rejected = msgspec.convert(plan_file.rejected, tuple[Rejected, ...])
         flips = msgspec.convert(plan_file.flips, tuple[Flip, ...])
+        for estimate in (chosen, *ranked):
+            _check(estimate)
+        if not all(flip.factor is None or flip.factor > 0 for flip in flips):
+            raise ValueError("a flip's factor is not positive")
     except (msgspec.ValidationError, ValueError) as error:
         raise PlanError(
             f"the plan's estimates are damaged: {error}. Make it again with `wirecut plan`"
@@ -51,6 +56,15 @@ def ranking_of(plan_file: PlanFile) -> Ranking:
     if not ranked or ranked[0].layout != chosen.layout:
         raise PlanError(f"the plan chooses {chosen.layout}, which does not lead its ranking")
     return Ranking(plan_file.goal, chosen, ranked, rejected, flips)
+
+
+def _check(estimate: Estimate) -> None:
+    """Raise ValueError for an estimate that no pricing makes."""
+    rates = estimate.ttft_s, estimate.tpot_s, estimate.output_tokens_per_s
+    if not all(0 < rate < math.inf for rate in rates) or not estimate.terms:
+        raise ValueError(f"{estimate.layout} is not priced: {rates}, {len(estimate.terms)} terms")
+    if missing := {"ttft_s", "tpot_s", "output_tokens_per_s"} - estimate.interval.keys():
+        raise ValueError(f"{estimate.layout} has no interval of {', '.join(sorted(missing))}")
 
 
 def to_json(value: object) -> dict[str, Any]:
