@@ -49,7 +49,7 @@ def until_writing(command: Command) -> None:
 
 
 def end_of(command: Command, send: int, to: int) -> int:
-    """The exit code of a command that ends soon after a signal to a process, or group (negative)."""
+    """The exit code of a command that ends soon after a signal to a process, or to a group (-)."""
     begin = time.monotonic()
     os.kill(to, send)
     code = command.end()
