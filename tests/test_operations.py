@@ -1,10 +1,9 @@
-"""The cost model's counts of operations are the engine's: counted in a real forward of one stage."""
+"""The cost model counts the operations that the engine dispatches: held against a real forward."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from wirecut.cost.engines import WIRECUT
 from wirecut.engine.batch import build_batch
@@ -12,23 +11,12 @@ from wirecut.engine.comm import Comm
 from wirecut.engine.weights import SliceReader, load_stage
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut
+from wirecut.machine.kernels import Operations
 from wirecut.sched.step import Entry
 from wirecut.spec.hf import read_config
 
 
-class Counter(TorchDispatchMode):
-    """Counts what is dispatched."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
-def operations(folder: Path, layers: int, sequences: int) -> int:
+def operations(folder: Path, layers: int, sequences: int) -> float:
     """Operations of one decode step of `sequences` through the first `layers` layers."""
     cut, device = Cut(Layout(), (0,), ((0, layers),)), torch.device("cpu")
     spec = read_config(folder / "config.json")
@@ -36,17 +24,17 @@ def operations(folder: Path, layers: int, sequences: int) -> int:
     stage = load_stage(reader, cut, stage=0, num_places=256, tp=Comm(None), progress=lambda: None)
     entries = tuple(Entry(i, 20, (5,), (i,), True) for i in range(sequences))
     batch = build_batch(entries, block_tokens=32, dtype=torch.bfloat16, device=device)
-    with torch.inference_mode(), Counter() as counter:
+    with torch.inference_mode(), Operations() as counted:
         stage.forward(batch, None)
-    return counter.count
+    return counted.count
 
 
 @pytest.fixture(scope="module")
-def counts(checkpoint: Path) -> dict[tuple[int, int], int]:
+def counts(checkpoint: Path) -> dict[tuple[int, int], float]:
     return {(n, s): operations(checkpoint, n, s) for n in (1, 3) for s in (1, 4)}
 
 
-def test_operations_per_layer_and_sequence(counts: dict[tuple[int, int], int]) -> None:
+def test_operations_per_layer_and_sequence(counts: dict[tuple[int, int], float]) -> None:
     per_layer_of_one = (counts[3, 1] - counts[1, 1]) / 2
     per_layer_of_four = (counts[3, 4] - counts[1, 4]) / 2
     per_sequence = (per_layer_of_four - per_layer_of_one) / 3

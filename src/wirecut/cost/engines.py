@@ -22,13 +22,14 @@ class EngineProfile:
     message_bytes: int  # a step or its tokens on the way between ranks
 
 
-# A first count of the built-in engine's operations, still to be fitted to measured runs.
+# Layers: counted (tests/test_operations.py), views by their share. Steps: what was left of measured runs
+# of the demo checkpoint (benchmarks/demo.md), one rank, 1 and 8 sequences.
 WIRECUT = EngineProfile(
     name="wirecut",
-    ops_per_layer=24,
-    ops_per_sequence_layer=10,
-    step_ops=60,
-    ops_per_sequence=6,
+    ops_per_layer=18,
+    ops_per_sequence_layer=4,
+    step_ops=40,
+    ops_per_sequence=2,
     block_tokens=32,
     message_bytes=1024,
 )

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from wirecut.fabric.probing import (
     DTYPES,
@@ -24,7 +23,7 @@ from wirecut.fabric.probing import (
     WirePoints,
 )
 from wirecut.machine.host import RankProcess
-from wirecut.machine.kernels import PackedLinear
+from wirecut.machine.kernels import Operations, PackedLinear
 from wirecut.machine.shm import Arena, Mailbox, ShmGroup
 from wirecut.machine.sockets import TorchGroup, join
 from wirecut.units import MIB
@@ -241,47 +240,37 @@ def _for_a_while(once: Callable[[], object]) -> float:
 
 
 def _launch_s() -> float:
-    """Seconds to start one operation in the mix that a transformer layer is, on next to no data.
+    """Seconds to start one operation in the mix that a transformer layer is, on little data.
 
     Timed one kind at a time, each from a warm cache, they take less than half as long.
     """
     layer = _small_layer()
-    with _Dispatched() as dispatched:
+    with Operations() as operations:
         layer()
     median_s, _ = _repeat(layer, LAUNCHES)
-    return median_s / dispatched.count
-
-
-class _Dispatched(TorchDispatchMode):
-    """Counts operations."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += 1
-        return func(*args, **(kwargs or {}))
+    return median_s / operations.count
 
 
 def _small_layer() -> Callable[[], object]:
     """Norms, products, rotary embedding, cache writes, attention and a gated MLP for one token."""
-    width, heads, dim = 64, 4, 16
-    norm, x = torch.ones(width), torch.randn(1, width)
+    width, heads, dim, dtype = 256, 8, 32, torch.bfloat16
+    norm, x = torch.ones(width, dtype=dtype), torch.ones(1, width, dtype=dtype)
     mix, out, wide, down = (
-        PackedLinear(torch.randn(rows, columns))
-        for rows, columns in ((192, width), (width, width), (128, width), (width, width))
+        PackedLinear(torch.ones(rows, width, dtype=dtype)) for rows in (768, 256, 512, 256)
     )
-    cache, place = torch.zeros(heads, 64, dim), torch.tensor([3])
-    turn = torch.randn(1, 1, dim)
+    cache, place = torch.zeros(heads, 64, dim, dtype=dtype), torch.tensor([3])
+    turn = torch.ones(1, 1, dim, dtype=dtype)
 
     def layer() -> torch.Tensor:
         h = torch.nn.functional.rms_norm(x, (width,), norm, 1e-5)
         qkv = mix(h).view(1, 3 * heads, dim)
-        qk = torch.addcmul(qkv[:, :8] * turn, qkv[:, :8].roll(dim // 2, -1), turn)
-        cache.index_copy_(1, place, qk[:, 4:].transpose(0, 1))
-        cache.index_copy_(1, place, qkv[:, 8:].transpose(0, 1))
-        seen, mixed = cache[:, 0:20], torch.empty(1, heads, dim)
+        both = qkv[:, : 2 * heads]
+        qk = torch.addcmul(both * turn, both.roll(dim // 2, -1), turn)
+        cache.index_copy_(1, place, qk[:, heads:].transpose(0, 1))
+        cache.index_copy_(1, place, qkv[:, 2 * heads :].transpose(0, 1))
+        seen, mixed = cache[:, 0:20], torch.empty_like(qk[:, :heads])
         mixed[0:1] = torch.nn.functional.scaled_dot_product_attention(
-            qk[0:1, :4].view(1, heads, 1, dim), seen[None], seen[None]
+            qk[0:1, :heads].view(1, heads, 1, dim), seen[None], seen[None]
         ).view(1, heads, dim)
         y = x + out(mixed.flatten(1))
         h = torch.nn.functional.rms_norm(y, (width,), norm, 1e-5)

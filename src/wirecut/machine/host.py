@@ -138,7 +138,8 @@ def _reason(error: BaseException) -> str:
         return str(error)
     last = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{os.path.basename(last.filename)}:{last.lineno}"
-    return f"{type(error).__name__}: {error} (at {where})"
+    said = str(error).partition("\n")[0]  # torch may add a stack of its own
+    return f"{type(error).__name__}: {said} (at {where})"
 
 
 def _tell(channel: Channel, reason: str) -> None:
