@@ -124,6 +124,10 @@ def _segments() -> set[str]:
 
 
 def _in_use(segment: str) -> bool:
-    """Whether another process of this machine maps it: then it is that one's."""
-    name = f"{SHARED}/{segment}"
-    return any(name in _read(path) for path in Path("/proc").glob("[0-9]*/maps"))
+    """Whether a process of this machine maps it, under whatever name: then it is that one's."""
+    try:
+        inode = str((SHARED / segment).stat().st_ino)
+    except FileNotFoundError:
+        return True  # gone meanwhile
+    lines = (line for path in Path("/proc").glob("[0-9]*/maps") for line in _read(path).split("\n"))
+    return any(str(SHARED) in line and line.split()[4] == inode for line in lines)

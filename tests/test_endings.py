@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +13,11 @@ import pytest
 
 from commands import Command
 from models import write_model
+from wirecut.errors import RankFailed
 from wirecut.fabric.discover import assumed_fabric
 from wirecut.fabric.fabric import save_fabric
+from wirecut.machine.channel import Channel
+from wirecut.machine.ranks import Exited, Failed, Ranks
 
 INTERRUPTED = 130
 SOON_S = 5.0  # from a signal to the end of the command
@@ -156,3 +161,19 @@ def test_the_command_itself_dies_while_libraries_are_imported(generate: Generate
     with generate() as command:
         command.wait_until(command.host, "host process")
         assert end_of(command, signal.SIGKILL, command.process.pid) == -signal.SIGKILL
+
+
+def test_a_killed_rank_is_named_though_another_gives_up_first() -> None:
+    """Its neighbour notices the broken wire, says so, and is heard before the death is."""
+    host, (ours, theirs) = subprocess.Popen([sys.executable, "-c", ""]), Channel.pair()
+    lines = [Channel.pair() for _ in range(2)]
+    channels = [Channel(mine, Failed) for mine, _ in lines]
+    with Ranks(host, Channel(ours, Exited | Failed), channels) as ranks:
+        Channel(lines[0][1]).send(Failed("receive from rank 1 failed"))
+        watch = Channel(theirs)
+        watch.send(Exited(0, 1))
+        watch.send(Exited(1, -signal.SIGKILL))
+        with pytest.raises(RankFailed, match="rank 1 died: killed by SIGKILL"):
+            ranks.next_message()
+    for end in (theirs, *(end for _, end in lines)):
+        end.close()

@@ -2,11 +2,14 @@
 `Traffic`, `Limits`, `api`.
 """
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from wirecut.errors import UsageError
 
 LOAD = "Load"
 QUESTION = "Question"
@@ -74,3 +77,14 @@ LayoutOpt = Annotated[
 OutOpt = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Write plan.json there.")
 ]
+
+
+def check_out(out: Path) -> None:
+    """Raise UsageError when nothing can be written there, before any work is done."""
+    folder = out.resolve().parent
+    if out.is_dir():
+        raise UsageError(f"cannot write {out}: it is a folder, expected a file name")
+    if not folder.is_dir():
+        raise UsageError(f"cannot write {out}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"cannot write {out}: the folder {folder} is not writable")

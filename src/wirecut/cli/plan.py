@@ -1,7 +1,5 @@
 """`wirecut plan`: choose the cut and say why."""
 
-from pathlib import Path
-
 from wirecut.cli.options import (
     ConcurrencyOpt,
     DtypeOpt,
@@ -18,8 +16,8 @@ from wirecut.cli.options import (
     RateOpt,
     TpotOpt,
     TtftOpt,
+    check_out,
 )
-from wirecut.errors import UsageError
 from wirecut.spec.traffic import Traffic
 
 
@@ -50,7 +48,8 @@ def plan(
         ttft_ms=ttft_ms,
         tpot_ms=tpot_ms,
     )
-    check_out(out)
+    if out is not None:
+        check_out(out)
     plan_file = plan_file_of(model, fabric, goal=goal, traffic=traffic, engine=engine, dtype=dtype)
     if out is not None:
         save_plan(plan_file, out)
@@ -65,13 +64,3 @@ def plan(
     show(answer(plan_file))
     if out is not None:
         print(f"\nWritten to {out}: `wirecut explain {out}` prints this again.")
-
-
-def check_out(out: Path | None) -> None:
-    """Raise UsageError when nothing can be written there, before any work is done."""
-    if out is None:
-        return
-    if out.is_dir():
-        raise UsageError(f"cannot write {out}: it is a folder, expected a file name")
-    if not out.resolve().parent.is_dir():
-        raise UsageError(f"cannot write {out}: there is no folder {out.resolve().parent}")

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from wirecut.cli.options import check_out
 from wirecut.cli.progress import Bar
-from wirecut.errors import UsageError
 from wirecut.explain.page import Block, Grid, Heading
 from wirecut.fabric.fabric import WIRES, Fabric, save_fabric
 from wirecut.files import cache_dir
@@ -27,10 +27,7 @@ def probe(
     """Look at the wires: discover this machine, measure it, write fabric.json."""
     from wirecut.fabric.probe import probe as measure
 
-    if not out.resolve().parent.is_dir():
-        raise UsageError(f"cannot write {out}: there is no folder {out.resolve().parent}")
-    if out.is_dir():
-        raise UsageError(f"cannot write {out}: it is a folder, expected a file name")
+    check_out(out)
     with Bar("Measuring") as bar:
         fabric = measure(ranks, progress=bar.update)
     save_fabric(fabric, out)
