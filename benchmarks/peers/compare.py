@@ -4,8 +4,9 @@
     python compare.py --model DIR --gguf FILE --vllm-python P --llamacpp-python P [--rounds 3]
 
 A round runs every engine once, so that a drift of the machine meets all of them; every second
-round goes backwards. An engine without its Python is left out, one that fails is reported as
-failed. Writes results.json with every run, and from it README.md.
+round goes backwards. A run waits for a quiet moment and is done again when others took more than
+--most-others of the cores meanwhile. An engine without its Python is left out, one that fails is
+reported as failed. Writes results.json with every run, and from it README.md.
 """
 
 import argparse
@@ -21,16 +22,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from report import render
 
 HERE = Path(__file__).parent
 DEADLINE_S, ORPHANS_S = 900.0, 30.0
+ATTEMPTS = 3
+QUIET_SHARE, QUIET_S = 0.03, 2.0
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2): orphans below this process become its children
 CORES = sorted(os.sched_getaffinity(0))
 
@@ -72,6 +75,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vllm-python", default="", help="the Python of vLLM's environment")
     parser.add_argument("--llamacpp-python", default="", help="the Python of llama.cpp's")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--most-others", type=float, default=0.05, help="share of the cores")
+    parser.add_argument("--patience-s", type=float, default=60.0, help="to wait for a quiet moment")
     parser.add_argument("--only", default="", help="rows whose name holds this text")
     parser.add_argument("--note", default="", help="what a reader must know of these conditions")
     parser.add_argument("--no-write", dest="keep", action="store_false", help="only print")
@@ -92,9 +97,14 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     runs: list[dict[str, Any]] = []
     for number in range(args.rounds):
         for row in rows if number % 2 == 0 else reversed(rows):
-            run = {"round": number + 1, "engine": row.engine, "split": row.split, **run_once(row)}
-            runs.append(run)
-            print(f"round {number + 1} of {args.rounds}  {row.name:24} {told(run)}", flush=True)
+            for _ in range(ATTEMPTS):
+                wait_for_quiet(args.patience_s)
+                run = {"round": number + 1, "engine": row.engine, "split": row.split}
+                run |= run_once(row)
+                runs.append(run)
+                print(f"round {number + 1} of {args.rounds}  {row.name:24} {told(run)}", flush=True)
+                if run["others_share"] <= args.most_others:
+                    break
     found = {
         "began": began,
         "ended": datetime.now(UTC).isoformat(timespec="minutes"),
@@ -102,6 +112,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "machine": machine(),
         "fabric": "probed" if args.fabric else "assumed",
         "note": args.note,
+        "most_others": args.most_others,
         "runs": runs,
     }
     print("\n" + render(found, table_only=True))
@@ -139,26 +150,38 @@ def entrants(args: argparse.Namespace) -> list[Entrant]:
     ]
 
 
+def wait_for_quiet(patience_s: float) -> None:
+    """Return once nobody has used the cores for a while, or after `patience_s`."""
+    begin = time.monotonic()
+    while time.monotonic() - begin < patience_s:
+        before = cpu_seconds().everyone
+        time.sleep(QUIET_S)
+        if cpu_seconds().everyone - before < QUIET_SHARE * QUIET_S * len(CORES):
+            return
+
+
 def run_once(row: Entrant) -> dict[str, Any]:
-    """Start an engine, read its lines, and see how much of the machine went to others meanwhile."""
+    """Start an engine, read its lines, and see what went to others once it was ready."""
     command = [row.python, str(HERE / row.script), *row.arguments]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **row.environment}
     run: dict[str, Any] = {"start_s": None, "results": []}
     with tempfile.TemporaryFile("w+") as log:
-        before, begin = cpu_seconds(), time.monotonic()
+        begin = ready = time.monotonic()
+        at_start = at_ready = cpu_seconds()
         with started(command, environment, log) as process:
             assert process.stdout
             for line in process.stdout:
                 if line.startswith("READY"):
-                    run["start_s"] = round(time.monotonic() - begin, 2)
+                    ready, at_ready = time.monotonic(), cpu_seconds(at_start.ours)
+                    run["start_s"] = round(ready - begin, 2)
                 elif line.startswith("RESULT "):
                     run["results"].append(json.loads(line.removeprefix("RESULT ")))
             code = process.wait()
             reap_orphans()
-        share = 1 / ((time.monotonic() - begin) * len(CORES))
-        ours, everyone, stolen = (b - a for a, b in zip(before, cpu_seconds(), strict=True))
+        at_end, share = cpu_seconds(), 1 / ((time.monotonic() - ready) * len(CORES))
+        ours, everyone = at_end.ours - at_ready.ours, at_end.everyone - at_ready.everyone
         run["others_share"] = round(max(0.0, everyone - ours) * share, 3)
-        run["stolen_share"] = round(stolen * share, 3)
+        run["stolen_share"] = round((at_end.stolen - at_ready.stolen) * share, 3)
         if code or not run["results"]:
             run["failed"] = f"exit code {code}"
             log.seek(0)
@@ -203,12 +226,40 @@ def reap_orphans() -> None:
     raise SystemExit("processes of the last engine are still there; end them and start again")
 
 
-def cpu_seconds() -> tuple[float, float, float]:
-    """Of the children that have ended, of all processes, and stolen by the hypervisor's others."""
+class CpuSeconds(NamedTuple):
+    """Used by this process's children, by everyone, and stolen by the hypervisor's other guests."""
+
+    ours: float
+    everyone: float
+    stolen: float
+
+
+def cpu_seconds(ended: float | None = None) -> CpuSeconds:
+    """Now. Children count when they have ended; given what those before used, while they live."""
+    tick = os.sysconf("SC_CLK_TCK")
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, _, _, irq, softirq, stolen = (int(x) / tick for x in fields)
     own = resource.getrusage(resource.RUSAGE_CHILDREN)
-    fields = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    user, nice, system, _, _, irq, softirq, stolen = (x / os.sysconf("SC_CLK_TCK") for x in fields)
-    return own.ru_utime + own.ru_stime, user + nice + system + irq + softirq, stolen
+    ours = own.ru_utime + own.ru_stime
+    if ended is not None:
+        ours = ended + sum(descendants_ticks()) / tick
+    return CpuSeconds(ours, user + nice + system + irq + softirq, stolen)
+
+
+def descendants_ticks() -> Iterator[int]:
+    """Clock ticks of each living process below this one, and of the children it has buried."""
+    parent, ticks = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            parent[int(folder.name)] = int(fields[1])
+            ticks[int(folder.name)] = sum(map(int, fields[11:15]))
+    for pid in ticks:
+        above = parent[pid]
+        while above in parent and above != os.getpid():
+            above = parent[above]
+        if above == os.getpid():
+            yield ticks[pid]
 
 
 def told(run: dict[str, Any]) -> str:
