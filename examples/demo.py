@@ -21,7 +21,8 @@ from wirecut.layout.plan import load_plan
 
 MODEL = Path(__file__).parent / "demo-model"
 OUT = Path(__file__).parents[1] / "build" / "demo"
-USERS, NEW_TOKENS, ROUNDS = 8, 64, 5
+USERS, NEW_TOKENS = 8, 64
+STARTS, ROUNDS = 3, 3  # of each layout by turns, and rounds after each start
 QUESTIONS = (
     "What does os.path.join do?",
     "What does heapq.heappush do?",
@@ -60,15 +61,17 @@ def race(path: Path) -> None:
     """Serve the questions together, in the chosen layout and the runner-up by turns."""
     plan = load_plan(path)
     layouts = [str(entry["layout"]) for entry in plan.ranking[:2]]
-    print(f"\n{USERS} questions at once, {ROUNDS} times in each of {' and '.join(layouts)} ...\n")
+    times = f"{STARTS} starts of {ROUNDS} rounds"
+    print(f"\n{USERS} questions at once in {' and '.join(layouts)}, {times} each ...\n", flush=True)
     pricing = pricing_of(MODEL, plan.fabric, dtype=plan.dtype, limits=plan.limits)
     text = Text(MODEL)
     prompts = [Prompt(text.encode(ask(question)), NEW_TOKENS) for question in QUESTIONS]
     runs: dict[str, list[Run]] = {layout: [] for layout in layouts}
-    for _ in range(ROUNDS):
+    for _ in range(STARTS):
         for layout in layouts:
             cut = plan.cut_of(layout)
-            runs[layout].append(run_cut(MODEL, pricing, cut, prompts, limits=plan.limits))
+            run = run_cut(MODEL, pricing, cut, prompts, limits=plan.limits, rounds=ROUNDS)
+            runs[layout].append(run)
     medians = [median_run(runs[layout]) for layout in layouts]
     blocks: list[Block] = [Heading("What it wrote")]
     stop = pricing.spec.stop_tokens

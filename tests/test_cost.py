@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -22,7 +23,9 @@ from wirecut.planner.space import cut_for
 from wirecut.spec.model import ModelSpec
 from wirecut.spec.traffic import Traffic
 
-BARE = EngineProfile("bare", 0, 0, 0, 0, block_tokens=1, message_bytes=0)
+BARE = EngineProfile(
+    "bare", 0, 0, 0, 0, request_ops=0, min_chunk_tokens=10**9, block_tokens=1, message_bytes=0
+)
 US = 1e-6
 
 
@@ -116,13 +119,21 @@ def test_full_pipeline_waits_for_its_slowest_stage():
 
 
 def test_launches_are_counted_from_the_profile():
-    engine = EngineProfile("x", 5, 3, 7, 2, block_tokens=1, message_bytes=0)
+    engine = replace(
+        BARE,
+        ops_per_layer=5,
+        ops_per_sequence_layer=3,
+        step_ops=7,
+        ops_per_sequence=2,
+        request_ops=9,
+    )
     one = priced(
         "tp1", Traffic(100, 10, concurrency=4), wires=fabric(1, launch_s=US), engine=engine
     )
     terms = terms_of(one, "decode")
     assert terms["launches"] == pytest.approx(4 * (5 + 3 * 4) * US)
     assert terms["step"] == pytest.approx((7 + 2 * 4) * US)
+    assert terms_of(one, "prefill")["request"] == pytest.approx(9 * US)
 
 
 def test_others_prefills_slow_every_token():

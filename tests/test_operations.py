@@ -8,10 +8,12 @@ import torch
 from wirecut.cost.engines import WIRECUT
 from wirecut.engine.batch import build_batch
 from wirecut.engine.comm import Comm
+from wirecut.engine.engine import BLOCK_TOKENS
 from wirecut.engine.weights import SliceReader, load_stage
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut
 from wirecut.machine.kernels import Operations
+from wirecut.sched.scheduler import Scheduler
 from wirecut.sched.step import Entry
 from wirecut.spec.hf import read_config
 
@@ -40,3 +42,9 @@ def test_operations_per_layer_and_sequence(counts: dict[tuple[int, int], float])
     per_sequence = (per_layer_of_four - per_layer_of_one) / 3
     assert per_sequence == pytest.approx(WIRECUT.ops_per_sequence_layer, abs=0.5)
     assert per_layer_of_one == WIRECUT.ops_per_layer + WIRECUT.ops_per_sequence_layer
+
+
+def test_stages_share_prompts_as_the_price_says() -> None:
+    scheduler = Scheduler(num_blocks=1, max_batched_tokens=1, max_seqs=1)
+    assert scheduler.min_chunk_tokens == WIRECUT.min_chunk_tokens
+    assert scheduler.block_tokens == BLOCK_TOKENS == WIRECUT.block_tokens

@@ -353,3 +353,13 @@ def test_grow_gives_all_or_nothing():
     assert (pool.num_free, b.blocks) == (1, ())
     assert pool.grow(b, 1)
     assert b.blocks == (3,)
+
+
+def test_stages_share_the_prompts_that_wait():
+    scheduler = Scheduler(
+        num_blocks=64, max_batched_tokens=512, max_seqs=8, max_in_flight=2, min_chunk_tokens=64
+    )
+    scheduler.add(Request("long", tuple(range(300)), 4))
+    steps = [scheduler.schedule(), scheduler.schedule()]
+    assert [step.num_tokens for step in steps] == [150, 75]
+    assert scheduler.schedule() is None

@@ -18,18 +18,22 @@ class EngineProfile:
     ops_per_sequence_layer: int  # attention on CPU cores is one call per sequence, and its slicing
     step_ops: int  # schedule, step message, batch tensors: once per step, before the first stage
     ops_per_sequence: int  # sampling and commit of one sequence: once per step, on the last stage
+    request_ops: int  # a request's way to the engine, its first token's way back: once
+    min_chunk_tokens: int  # a pipeline's stages share prompts out in chunks of at least so many
     block_tokens: int  # KV cache is given out in blocks of so many tokens
     message_bytes: int  # a step or its tokens on the way between ranks
 
 
-# Layers: counted (tests/test_operations.py), views by their share. Steps: what was left of measured runs
-# of the demo checkpoint (benchmarks/demo.md), one rank, 1 and 8 sequences.
+# Layers: counted (tests/test_operations.py), views by their share. Steps and requests: what was
+# left of measured runs of the demo checkpoint on one rank, with 1 and 8 sequences.
 WIRECUT = EngineProfile(
     name="wirecut",
     ops_per_layer=18,
     ops_per_sequence_layer=4,
     step_ops=40,
     ops_per_sequence=2,
+    request_ops=60,
+    min_chunk_tokens=64,
     block_tokens=32,
     message_bytes=1024,
 )

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from wirecut.cost.pace import Decode, Prefill, time_decode, time_prefill
+from wirecut.cost.pace import Decode, Prefill, chunk_rows, time_decode, time_prefill
 from wirecut.cost.replica import Replica
 from wirecut.cost.terms import Phase
 from wirecut.spec.traffic import Traffic
@@ -71,7 +71,7 @@ def _steady(replica: Replica, traffic: Traffic, running: int, speed: float) -> T
     outputs, others = traffic.output_tokens, running - 1
     decode = time_decode(replica, running, context=_context(traffic), speed=speed)
     prefill = time_prefill(replica, traffic.input_tokens, speed=speed)
-    waits: list[Wait] = []
+    waits = [_request(replica)]
     stolen = others * prefill.held_s / outputs
 
     def why_wait() -> str:
@@ -85,10 +85,20 @@ def _steady(replica: Replica, traffic: Traffic, running: int, speed: float) -> T
         waits.append(Wait("step in progress", "prefill", in_progress, why_wait))
         waits.append(Wait("prefill of others", "prefill", stolen, why_stolen))
         waits.append(Wait("prefill of others", "decode", stolen, why_stolen))
-    ttft_s = prefill.seconds + in_progress + stolen
+    ttft_s = waits[0].seconds + prefill.seconds + in_progress + stolen
     tpot_s = decode.step_s + stolen
     rate = running * outputs / (ttft_s + (outputs - 1) * tpot_s)
     return Timing(running, ttft_s, tpot_s, rate, decode, prefill, tuple(waits))
+
+
+def _request(replica: Replica) -> Wait:
+    """A request's way to the first stage and its first token's way back to whoever asked."""
+    launch_s, ops = replica.stages[0].device.launch_s, replica.pricing.engine.request_ops
+
+    def because() -> str:
+        return f"{ops} operations x {show_seconds(launch_s)}"
+
+    return Wait("request", "prefill", ops * launch_s, because)
 
 
 def _context(traffic: Traffic) -> float:
@@ -169,32 +179,36 @@ def _all_at_start(replica: Replica, load: Load, speed: float) -> Timing:
     """Every request there at the start: waves of as many as run at once, each prefilled first, then
     decoded.
 
-    In a static batch all prompts of a wave are one prefill; else they are prefilled one after the
-    other, and a request waits for half of the others on average before its first token, and for the
-    other half after it.
+    In a static batch all prompts of a wave are one prefill; else as many as a step holds, and a
+    request waits for half of the other steps on average before its first token, and for the other
+    half after it.
     """
     traffic, outputs = load.traffic, load.traffic.output_tokens
     alone = traffic.concurrency or 1 if traffic.static_batch else SATURATED_REQUESTS
     requests = traffic.num_requests or alone
     per_replica = -(-requests // load.dp)
     running = min(per_replica, load.most_running)
-    together = running if traffic.static_batch else 1
+    at_once = chunk_rows(replica, running * traffic.input_tokens) // traffic.input_tokens
+    together = running if traffic.static_batch else min(running, max(1, at_once))
     others = running - together
     decode = time_decode(replica, running, context=_context(traffic), speed=speed)
     prefill = time_prefill(replica, traffic.input_tokens, prompts=together, speed=speed)
-    half_s = others * prefill.held_s / 2
+    half_s = others / together * prefill.held_s / 2
 
     def why_half() -> str:
-        return f"half of {others} other prefills of {show_seconds(prefill.held_s)}"
+        steps = f"{others} other prompts, {together} a step of {show_seconds(prefill.held_s)}"
+        return f"half of {steps}"
 
-    waits = ()
+    waits = (_request(replica),)
     if others:
         waits = (
+            *waits,
             Wait("prefill of others", "prefill", half_s, why_half),
             Wait("prefill of others", "decode", half_s / outputs, why_half),
         )
-    ttft_s, tpot_s = prefill.seconds + half_s, decode.step_s + half_s / outputs
-    wave_s = prefill.seconds + 2 * half_s + (outputs - 1) * decode.step_s
+    ttft_s = waits[0].seconds + prefill.seconds + half_s
+    tpot_s = decode.step_s + half_s / outputs
+    wave_s = ttft_s + half_s + (outputs - 1) * decode.step_s
     waves = per_replica / running
     rate = requests * outputs / (waves * wave_s)
     one = Timing(running, ttft_s, tpot_s, rate, decode, prefill, waits)

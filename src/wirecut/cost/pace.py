@@ -73,7 +73,7 @@ def time_prefill(
     chunk.
     """
     tokens = prompts * prompt_tokens
-    rows = min(replica.pricing.limits.max_batched_tokens, tokens)
+    rows = min(chunk_rows(replica, tokens), tokens)
     chunks = -(-tokens // rows)
     last_rows = tokens - (chunks - 1) * rows
     last = price_forward(
@@ -86,6 +86,13 @@ def time_prefill(
     ideal = (stages + (chunks - 1) * chunk_stages) / len(replica.stages)
     held_s = slowest + (chunks - 1) * chunk_slowest
     return Prefill(prompts, chunks, chunk, last, seconds, seconds - ideal - between, held_s)
+
+
+def chunk_rows(replica: Replica, waiting_tokens: int) -> int:
+    """Prompt tokens in a step when `waiting_tokens` wait: as the scheduler deals them to stages."""
+    limits, engine, pp = replica.pricing.limits, replica.pricing.engine, len(replica.stages)
+    share = max(engine.min_chunk_tokens, -(-waiting_tokens // pp)) if pp > 1 else waiting_tokens
+    return min(limits.max_batched_tokens, share)
 
 
 def _chunk(rows: int, prompt_tokens: int, logit_rows: int) -> Batch:

@@ -41,14 +41,22 @@ class Scheduler:
         max_seqs: int,
         block_tokens: int = 32,
         max_in_flight: int = 1,
+        min_chunk_tokens: int = 64,
         max_positions: int | None = None,
     ) -> None:
         self.block_tokens = block_tokens
         self.max_batched_tokens = max_batched_tokens
         self.max_seqs = max_seqs
         self.max_in_flight = max_in_flight
+        self.min_chunk_tokens = min_chunk_tokens
         self.max_positions = num_blocks * block_tokens if max_positions is None else max_positions
-        for name in ("block_tokens", "max_batched_tokens", "max_seqs", "max_in_flight"):
+        for name in (
+            "block_tokens",
+            "max_batched_tokens",
+            "max_seqs",
+            "max_in_flight",
+            "min_chunk_tokens",
+        ):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected at least 1")
         if num_blocks < 1:
@@ -128,7 +136,8 @@ class Scheduler:
         if len(self._in_flight) >= self.max_in_flight:
             return None
         entries = self._decodes()
-        left = self._prefills(entries, self.max_batched_tokens - len(entries))
+        left = min(self.max_batched_tokens - len(entries), self._prefill_share())
+        left = self._prefills(entries, left)
         self._admit(entries, left)
         if not entries:
             return None
@@ -181,6 +190,15 @@ class Scheduler:
         # stuck ones stay first in line, but for those whose blocks an older one has just taken
         self._ready.extendleft(r for r in reversed(stuck) if r.id in self._running)
         return entries
+
+    def _prefill_share(self) -> int:
+        """Prompt tokens that a step may take: all, or with more steps out at once an even share, so
+        that stages work on prompts side by side; never less than `min_chunk_tokens`.
+        """
+        if self.max_in_flight == 1:
+            return self.max_batched_tokens
+        behind = sum(r.num_behind for line in (self._prefilling, self._waiting) for r in line)
+        return max(self.min_chunk_tokens, -(-behind // self.max_in_flight))
 
     def _prefills(self, entries: list[Entry], left: int) -> int:
         """The next chunk of each running request that is behind; returns what is left of the
