@@ -47,14 +47,10 @@ def main() -> None:
 
 def typed(*words: object) -> None:
     """Run a wirecut command as a person would type it, and show it."""
-    shown = ["wirecut", *(os.path.relpath(w) if isinstance(w, Path) else str(w) for w in words)]
-    shown = [f'"{word}"' if " " in word else word for word in shown]
-    print(
-        f"\n\033[1m$ {' '.join(shown)}\033[0m" if sys.stdout.isatty() else f"\n$ {' '.join(shown)}"
-    )
-    sys.stdout.flush()
-    command = [str(Path(sys.executable).with_name("wirecut")), *map(str, words)]
-    subprocess.run(command, check=True)
+    plain = [os.path.relpath(word) if isinstance(word, Path) else str(word) for word in words]
+    shown = " ".join(f'"{word}"' if " " in word else word for word in ["wirecut", *plain])
+    print(f"\n\033[1m$ {shown}\033[0m" if sys.stdout.isatty() else f"\n$ {shown}", flush=True)
+    subprocess.run([str(Path(sys.executable).with_name("wirecut")), *plain], check=True)
 
 
 def race(path: Path) -> None:

@@ -68,8 +68,8 @@ def run_cut(
     on_token: Callable[[int, int], None] = lambda index, token: None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Run:
-    """Load, serve `prompts` together `rounds` times, count. Answers are those of the round that took
-    the median time. `on_token` hears (prompt, token) as they come. Raises WirecutError.
+    """Load, serve `prompts` together `rounds` times, count. Answers are those of the round that
+    took the median time. `on_token` hears (prompt, token) as they come. Raises WirecutError.
     """
     for index, prompt in enumerate(prompts):
         check_prompt(index, prompt, pricing.spec, limits)
