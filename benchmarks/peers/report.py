@@ -154,7 +154,7 @@ def misses(rows: dict[tuple[str, str], Runs]) -> str:
             a, b = column.values(ours), column.values(theirs)
             apart = max(a) < min(b) or max(b) < min(a)
             lines.append(
-                f"- {column.name}: {' '.join(mine)} reaches {ratio:.2f} of {' '.join(rival)} "
+                f"- {column.name}: {' '.join(mine)} is {ratio:.2f} times as fast as {' '.join(rival)} "
                 f"({column.show(statistics.median(a))} against "
                 f"{column.show(statistics.median(b))}"
                 f"{'' if apart else '; the ranges of the rounds overlap'})."
@@ -177,8 +177,8 @@ def tokens(rows: dict[tuple[str, str], Runs]) -> str:
                 wrote.setdefault(tuple(result["first_tokens"]), set()).add(f"{engine} {split}")
     if len(wrote) == 1:
         return (
-            "All engines wrote the same first eight tokens for the first prompt, so they run the "
-            "same model."
+            "Serving the first prompt alone, all engines\n  wrote the same first eight tokens, so they "
+            "run the same model."
         )
     groups = "; ".join(f"{', '.join(sorted(names))}: {list(ids)}" for ids, names in wrote.items())
     return (
@@ -198,7 +198,7 @@ def conditions(found: dict[str, Any]) -> str:
         f"{at['memory_gib']} GiB, flags {' '.join(at['flags'])}"
         f"{', a virtual machine (' + at['virtual'] + ')' if at['virtual'] else ''}; "
         f"{at['system']}, Python {at['python']}.",
-        f"- When: {found['began']} to {found['ended']}, {found['rounds']} rounds.",
+        f"- When: {_utc(found['began'])} to {_utc(found['ended'])}, {found['rounds']} rounds.",
         f"- Versions: {', '.join(versions)}.",
         "- How quiet it was: other processes took "
         f"{statistics.median(others):.1%} of the cores' time in the median run and "
@@ -212,6 +212,10 @@ def conditions(found: dict[str, Any]) -> str:
     if found["note"]:
         lines.append(f"- {found['note']}")
     return "\n".join(lines)
+
+
+def _utc(iso: str) -> str:
+    return iso.replace("T", " ").replace("+00:00", " UTC")
 
 
 def table(lines: list[list[str]]) -> str:
@@ -266,8 +270,9 @@ The best that wirecut does with any split over the best of each peer:
 - One machine, one model, short contexts: absolute figures move from machine to machine and from
   hour to hour, so quote the ratio. Three rounds show a spread, not a confidence interval.
 - Random weights: nothing here depends on what the text says. {tokens}
-- Each engine runs as its documentation says for CPUs, none is tuned further; llama.cpp serves one
-  sequence here.
+- Each engine runs with its defaults beyond what its `run_*.py` sets. vLLM has a core for each rank
+  (`VLLM_CPU_OMP_THREADS_BIND`) and 2 GiB of KV room, wirecut pins its ranks the same way;
+  transformers and llama.cpp have two threads, and llama.cpp serves one sequence here.
 
 ## Again on your machine
 
