@@ -154,7 +154,8 @@ def misses(rows: dict[tuple[str, str], Runs]) -> str:
             a, b = column.values(ours), column.values(theirs)
             apart = max(a) < min(b) or max(b) < min(a)
             lines.append(
-                f"- {column.name}: {' '.join(mine)} is {ratio:.2f} times as fast as {' '.join(rival)} "
+                f"- {column.name}: {' '.join(mine)} is {ratio:.2f} times as fast as "
+                f"{' '.join(rival)} "
                 f"({column.show(statistics.median(a))} against "
                 f"{column.show(statistics.median(b))}"
                 f"{'' if apart else '; the ranges of the rounds overlap'})."
@@ -177,8 +178,8 @@ def tokens(rows: dict[tuple[str, str], Runs]) -> str:
                 wrote.setdefault(tuple(result["first_tokens"]), set()).add(f"{engine} {split}")
     if len(wrote) == 1:
         return (
-            "Serving the first prompt alone, all engines\n  wrote the same first eight tokens, so they "
-            "run the same model."
+            "Serving the first prompt alone,\n  all engines wrote the same first eight tokens, "
+            "so they run the same model."
         )
     groups = "; ".join(f"{', '.join(sorted(names))}: {list(ids)}" for ids, names in wrote.items())
     return (
