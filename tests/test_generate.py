@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from models import write_model
 from wirecut.engine.engine import Engine, Prompt
 from wirecut.errors import LayoutError, UsageError
 from wirecut.fabric.discover import assumed_fabric
@@ -37,6 +38,12 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def generate(model: Path, fabric: Path, *words: object) -> dict[str, Any]:
     return json.loads(wirecut("generate", model, "--fabric", fabric, "--json", *words))
+
+
+def test_logits_longer_than_a_small_budget_of_hidden_states(tmp_path: Path, four: Path) -> None:
+    model = write_model(tmp_path / "model", hidden=32, layers=1, vocab=100_003)
+    told = generate(model, four, "--prompt", "hello", "--max-tokens", 3, "--layout", "tp2")
+    assert len(told["token_ids"]) == 3
 
 
 def test_json_has_the_contract_and_counts_what_the_formula_says(

@@ -16,7 +16,7 @@ from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Limits
 from wirecut.machine.shm import Arena, Mailbox, ShmGroup
 from wirecut.machine.sockets import TorchGroup, join
-from wirecut.units import MIB
+from wirecut.units import KIB, MIB
 
 LARGEST_SLOT = 8 * MIB  # of a collective; longer ones go in pieces
 STEP_BYTES_PER_TOKEN, STEP_BYTES_PER_SEQ = (
@@ -70,12 +70,21 @@ class SocketBytes:
         return bytes(self._group.receive(body, source=self._source).numpy())
 
 
-def shared_bytes(
-    layout: Layout, wired: Wired, limits: Limits, *, row_bytes: int, sampled_bytes: int
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of one token's hidden state, of its logits on one rank of a TP group, and of what goes
+    back with a sampled token.
+    """
+
+    row_bytes: int
+    logits_bytes: int
+    sampled_bytes: int
+
+
+def shared_bytes(layout: Layout, wired: Wired, limits: Limits, sizes: Sizes) -> int:
     """Bytes of shared memory that `connect` will take; most of it is never touched."""
     arena = Arena(None)
-    shape = _Shape(layout, wired, limits, row_bytes, sampled_bytes, crowded=True)
+    shape = _Shape(layout, wired, limits, sizes, crowded=True)
     list(_shared_parts(arena, shape, None))
     return arena.used
 
@@ -84,18 +93,14 @@ def connect(
     layout: Layout,
     wired: Wired,
     limits: Limits,
+    sizes: Sizes,
     *,
     rank: int,
     arena: Arena,
-    row_bytes: int,
-    sampled_bytes: int,
     crowded: bool,
 ) -> Wires:
-    """The wires of `rank`. Collective: every rank of the job calls it at the same time.
-
-    `row_bytes` is one token's hidden state; `sampled_bytes` is what goes back with a sampled token.
-    """
-    shape = _Shape(layout, wired, limits, row_bytes, sampled_bytes, crowded)
+    """The wires of `rank`. Collective: every rank of the job calls it at the same time."""
+    shape = _Shape(layout, wired, limits, sizes, crowded)
     parts = dict(_shared_parts(arena, shape, rank))
     if wired.backend:
         join(rank=rank, num_ranks=layout.world_size, port_box=parts["port"], backend=wired.backend)
@@ -114,14 +119,23 @@ class _Shape:
     layout: Layout
     wired: Wired
     limits: Limits
-    row_bytes: int
-    sampled_bytes: int
+    sizes: Sizes
     crowded: bool
+
+    @property
+    def budget_bytes(self) -> int:
+        """Hidden states of a step that is full."""
+        return self.limits.max_batched_tokens * self.sizes.row_bytes
+
+    @property
+    def slot_bytes(self) -> int:
+        """A slot of a collective: a gather needs room for the logits of at least one token."""
+        return max(64 * KIB, self.sizes.logits_bytes, min(LARGEST_SLOT, self.budget_bytes))
 
     @property
     def tokens_bytes(self) -> int:
         """What the last stage says of a step: at most a token for every running request."""
-        return 64 + (16 + self.sampled_bytes) * self.limits.max_seqs
+        return 64 + (16 + self.sizes.sampled_bytes) * self.limits.max_seqs
 
     @property
     def step_bytes(self) -> int:
@@ -138,7 +152,6 @@ class _Shape:
 def _shared_parts(arena: Arena, shape: _Shape, rank: int | None) -> Iterator[tuple[str, object]]:
     """Lay out all shared memory; yield what `rank` keeps (nothing when it is None)."""
     layout, tp = shape.layout, shape.layout.tp
-    budget_bytes = shape.limits.max_batched_tokens * shape.row_bytes
     yield "port", arena.flags(1)[0]
     for group, kind in zip(layout.groups("tp"), shape.wired.tp, strict=True):
         if tp == 1 or kind != "shm":
@@ -150,7 +163,7 @@ def _shared_parts(arena: Arena, shape: _Shape, rank: int | None) -> Iterator[tup
             arena,
             size=tp,
             rank=here or 0,
-            slot_bytes=min(LARGEST_SLOT, max(64 * 1024, budget_bytes)),
+            slot_bytes=shape.slot_bytes,
             crowded=shape.crowded,
             name=name,
             members=group,
@@ -159,11 +172,11 @@ def _shared_parts(arena: Arena, shape: _Shape, rank: int | None) -> Iterator[tup
             yield "tp", made
     for replica, kind in enumerate(shape.wired.replicas):
         if kind == "shm":
-            yield from _shared_replica(arena, shape, replica, rank, budget_bytes)
+            yield from _shared_replica(arena, shape, replica, rank)
 
 
 def _shared_replica(
-    arena: Arena, shape: _Shape, replica: int, rank: int | None, budget_bytes: int
+    arena: Arena, shape: _Shape, replica: int, rank: int | None
 ) -> Iterator[tuple[str, object]]:
     layout, tp, pp = shape.layout, shape.layout.tp, shape.layout.pp
     members = replica_ranks(layout, replica)
@@ -186,7 +199,7 @@ def _shared_replica(
             index = members.index(rank)
             yield "steps", SharedBytes(steps, index - 1 if index else None)
     for boundary in range(pp - 1):
-        hand_off = box(f"hand-off of stage {boundary} to {boundary + 1}", tp, budget_bytes)
+        hand_off = box(f"hand-off of stage {boundary} to {boundary + 1}", tp, shape.budget_bytes)
         if rank in members:
             at = layout.coord(rank)
             if at["pp"] == boundary:

@@ -24,8 +24,9 @@ from wirecut.engine.messages import (
 )
 from wirecut.engine.sampling import sample
 from wirecut.engine.weights import SliceReader, load_stage
-from wirecut.engine.wiring import Wires, connect
+from wirecut.engine.wiring import Sizes, Wires, connect
 from wirecut.engine.wiring import shared_bytes as wires_bytes
+from wirecut.layout.shards import padded_vocab
 from wirecut.machine.host import RankProcess
 from wirecut.machine.shm import Arena
 from wirecut.sched.request import Request
@@ -47,15 +48,16 @@ def shared_bytes(payload: bytes) -> int:
     """Shared memory that the ranks of this task will take; most of it is never touched."""
     task = msgspec.msgpack.decode(payload, type=Task)
     spec = read_config(Path(task.folder) / "config.json")
-    return wires_bytes(task.cut.layout, task.wired, task.limits, **_message_bytes(task, spec))
+    return wires_bytes(task.cut.layout, task.wired, task.limits, _sizes(task, spec))
 
 
-def _message_bytes(task: Task, spec: ModelSpec) -> dict[str, int]:
-    """Sizes of a token's hidden state, and of what goes back with a sampled token."""
-    return {
-        "row_bytes": spec.hidden * TORCH_DTYPES[task.dtype].itemsize,
-        "sampled_bytes": 8 + 4 * spec.vocab if task.keep_logits else 0,
-    }
+def _sizes(task: Task, spec: ModelSpec) -> Sizes:
+    tp, itemsize = task.cut.layout.tp, TORCH_DTYPES[task.dtype].itemsize
+    return Sizes(
+        row_bytes=spec.hidden * itemsize,
+        logits_bytes=padded_vocab(spec.vocab, tp) // tp * itemsize,
+        sampled_bytes=8 + 4 * spec.vocab if task.keep_logits else 0,
+    )
 
 
 def run(process: RankProcess) -> None:
@@ -92,10 +94,10 @@ class Rank:
             cut.layout,
             task.wired,
             task.limits,
+            _sizes(task, spec),
             rank=process.rank,
             arena=Arena(process.shared),
             crowded=process.crowded,
-            **_message_bytes(task, spec),
         )
         reader = SliceReader(
             Path(task.folder),
