@@ -17,12 +17,11 @@ from wirecut.cli.options import (
     OutputOpt,
     RateOpt,
 )
+from wirecut.errors import UsageError, WirecutError
 from wirecut.spec.traffic import Traffic
 
-TOO_LITTLE_MEMORY = (
-    1  # exit codes of a layout that does not work; with --json its object is printed all the same
-)
-NOT_ALLOWED = 2
+# Exit codes of a layout that does not work; with --json its object is printed all the same.
+TOO_LITTLE_MEMORY, NOT_ALLOWED = WirecutError.exit_code, UsageError.exit_code
 
 
 def estimate(
