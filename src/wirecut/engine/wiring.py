@@ -19,10 +19,10 @@ from wirecut.machine.sockets import TorchGroup, join
 from wirecut.units import KIB, MIB
 
 LARGEST_SLOT = 8 * MIB  # of a collective; longer ones go in pieces
-STEP_BYTES_PER_TOKEN, STEP_BYTES_PER_SEQ = (
-    12,
-    256,
-)  # MessagePack: ids up to 5 bytes, block tables, names
+# Room in a step's MessagePack, generously: an id of a token or a block is at most 5 bytes, an
+# entry's other fields at most 45, and a block holds more than 16 tokens.
+STEP_BYTES, STEP_BYTES_PER_TOKEN, STEP_BYTES_PER_SEQ = 4096, 12, 256
+STEP_BYTES_PER_KV_TOKEN = 5 / 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +140,11 @@ class _Shape:
     @property
     def step_bytes(self) -> int:
         most = self.limits
-        blocks = most.kv_tokens // 16 * 5
         return (
-            4096
+            STEP_BYTES
             + STEP_BYTES_PER_TOKEN * most.max_batched_tokens
             + STEP_BYTES_PER_SEQ * most.max_seqs
-            + blocks
+            + int(STEP_BYTES_PER_KV_TOKEN * most.kv_tokens)
         )
 
 
