@@ -1,9 +1,9 @@
 """wirecut: how to cut a language model across devices, why, and running it. Importing this loads
 nothing heavy.
 
-import wirecut
-traffic = wirecut.Traffic(input_tokens=512, output_tokens=128, concurrency=8)
-ranking = wirecut.plan("examples/demo-model", fabric="fabric.json", traffic=traffic)
+    import wirecut
+    traffic = wirecut.Traffic(input_tokens=512, output_tokens=128, concurrency=8)
+    ranking = wirecut.plan("examples/demo-model", fabric="fabric.json", traffic=traffic)
 """
 
 from importlib import import_module

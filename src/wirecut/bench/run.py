@@ -1,7 +1,9 @@
 """One run of a cut on the built-in engine, with what was predicted beside what happened.
 
-run = run_cut(folder, pricing, cut, prompts, limits=limits)
-run.predicted.tpot_s, run.tpot_s, run.counted == run.formula
+    run = run_cut(folder, pricing, cut, prompts, limits=limits)
+    run.predicted.tpot_s, run.tpot_s, run.counted == run.formula
+
+Knows no text: prompts and answers are token ids.
 """
 
 import statistics

@@ -1,7 +1,7 @@
 """What a runtime adds to the arithmetic, counted in launches of small operations so that it moves
 between machines.
 
-profile = engine_profile("wirecut")
+    profile = engine_profile("wirecut")
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,8 @@
 """The price of one cut under one load: `Estimate` with every term, or `Rejected` with the numbers.
 
-outcome = estimate(Pricing(spec, fabric, dtype="bf16"), cut, traffic)
+    outcome = estimate(Pricing(spec, fabric, dtype="bf16"), cut, traffic)
+
+Knows one cut at a time: the search is the planner's.
 """
 
 from collections.abc import Iterator

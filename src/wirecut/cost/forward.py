@@ -1,6 +1,8 @@
 """A forward as data: what it works on, and what it was found to cost.
 
-Batch(rows=4, sequences=4, kv_tokens=2200, pairs=2200, logit_rows=4)  # decode of 4
+    Batch(rows=4, sequences=4, kv_tokens=2200, pairs=2200, logit_rows=4)  # decode of 4
+
+Knows no prices: `step` fills it.
 """
 
 from dataclasses import dataclass
@@ -24,9 +26,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """One forward: its pieces, and per stage the seconds of compute and wires; `handoffs` per
-    boundary; `back`: tokens
-    returning to the first stage."""
+    """One forward: its pieces, and per stage the seconds of compute and of wires.
+
+    `handoffs_s` is per boundary, `back_s` for the tokens' return to the first stage.
+    """
 
     pieces: tuple[Piece, ...]
     compute_s: tuple[float, ...]

@@ -1,8 +1,8 @@
 """What each rank holds, in elements and bytes, and whether it fits. Asks `layout.shards`, the one
 definition of a shard.
 
-sizes = RankSizes.of(spec, tp=2, tp_rank=0)
-sizes.stage_elements((0, 4), is_first=True, is_last=False)
+    sizes = RankSizes.of(spec, tp=2, tp_rank=0)
+    sizes.stage_elements((0, 4), is_first=True, is_last=False)
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """What all layouts of one question share, and one replica of a cut as priced: its stages, wires and
 memory.
 
-replica = Replica(Pricing(spec, fabric, dtype="bf16"), cut)
-replica.memory().kv_tokens
+    replica = Replica(Pricing(spec, fabric, dtype="bf16"), cut)
+    replica.memory().kv_tokens
 
 Knows no traffic and no time.
 """

@@ -1,7 +1,7 @@
 """What a price is made of: terms, the memory of the worst rank, and the two outcomes of pricing a
 layout.
 
-Term("weights", "decode", 1.3e-3, "11.2 MiB at 9.00 GB/s with 4 rows", "measured")
+    Term("weights", "decode", 1.3e-3, "11.2 MiB at 9.00 GB/s with 4 rows", "measured")
 
 The explanation of a decision is this list of terms: nothing is explained by a second computation.
 """

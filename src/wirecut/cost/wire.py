@@ -1,6 +1,9 @@
 """What goes over the wires: exact counts of calls and payload bytes, and how long one call takes.
 
-wire_traffic(spec, Layout(tp=2), forwards=3, tokens=40, logit_rows=12, gathers=2, dtype="bf16")
+    sums = {"forwards": 3, "tokens": 40, "logit_rows": 12, "gathers": 2}
+    wire_traffic(spec, Layout(tp=2), **sums, dtype="bf16")["tp"].bytes
+
+Knows no compute.
 """
 
 from collections.abc import Sequence
@@ -82,8 +85,8 @@ def wire_items(
     dtype: str,
 ) -> tuple[WireItem, ...]:
     """The same by kind of call. TP (Shoeybi et al. 2019, Megatron-LM, section 3): two all-reduces a
-    layer, one for the
-    embedding, one logits gather. PP: one hand-off a boundary, whatever TP is."""
+    layer, one for the embedding, one logits gather. PP: one hand-off a boundary, whatever TP is.
+    """
     size = DTYPE_BYTES[dtype]
     row_bytes = tokens * spec.hidden * size
     items: list[WireItem] = []

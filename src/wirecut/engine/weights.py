@@ -1,8 +1,10 @@
 """Reads from the safetensors files only the slices that a rank holds, and counts the bytes.
 
-reader = SliceReader(folder, spec, stages, stage=1, tp=2, tp_rank=0, dtype=torch.bfloat16)
-stage = load_stage(reader, ...)
-reader.bytes_read
+    reader = SliceReader(folder, spec, cut, stage=1, tp_rank=0, dtype=dtype, device=device)
+    stage = load_stage(reader, cut, stage=1, num_places=4096, tp=tp, progress=progress)
+    reader.bytes_read
+
+Asks `layout.shards` which slice that is.
 """
 
 from collections.abc import Callable

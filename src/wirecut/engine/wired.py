@@ -1,6 +1,8 @@
-"""What carries each group: shared memory, NCCL or sockets, as the fabric says. Imports no torch.
+"""What carries each group: shared memory, NCCL or sockets, as the fabric says.
 
-wired = choose_wires(cut, fabric)
+    wired = choose_wires(cut, fabric)
+
+Imports no torch.
 """
 
 from itertools import combinations

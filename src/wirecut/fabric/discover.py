@@ -1,7 +1,7 @@
 """What is here: this host's cores as devices, before anything is measured. Numbers from here are
 `assumed`.
 
-fabric = assumed_fabric()           # one device per core that this process may use
+    fabric = assumed_fabric()           # one device per core that this process may use
 """
 
 import os

@@ -2,8 +2,8 @@
 
 Knows no model and no device.
 
-layout = parse_layout("tp2pp2")
-layout.groups("pp")       # [(0, 2), (1, 3)]
+    layout = parse_layout("tp2pp2")
+    layout.groups("pp")       # [(0, 2), (1, 3)]
 """
 
 import math

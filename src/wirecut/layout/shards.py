@@ -2,7 +2,7 @@
 
 The loader, the cost model and the tests ask here.
 
-tensor_slice(spec, tensor, tp=4, tp_rank=1)      # Slice(dim=0, start=64, stop=128)
+    tensor_slice(spec, tensor, tp=4, tp_rank=1)      # Slice(dim=0, start=64, stop=128)
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,9 @@
 """Typed messages over a connected socket: a 4-byte length, then MessagePack. Nothing is ever
 unpickled.
 
-    ours, theirs = Channel.pair()
-    ours.send(Progress(...)); theirs.receive(timeout_s=1.0)
+    mine, yours = Channel.pair()
+    Channel(mine).send(Progress(...))
+    Channel(yours, accepts=Progress).receive(timeout_s=1.0)
 
 Message types are msgspec structs; a receiver says which ones it accepts. The peer's end shows as
 `ChannelClosed`.

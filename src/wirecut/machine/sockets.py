@@ -1,9 +1,9 @@
 """The same collectives through `torch.distributed`: Gloo over TCP between hosts or over loopback,
 NCCL between GPUs.
 
-join(rank=0, num_ranks=2, host="127.0.0.1", port_box=flag, backend="gloo")
-group = TorchGroup((0, 1))
-group.all_reduce(x)
+    join(rank=0, num_ranks=2, host="127.0.0.1", port_box=flag, backend="gloo")
+    group = TorchGroup((0, 1))
+    group.all_reduce(x)
 """
 
 import os
@@ -15,6 +15,8 @@ import torch.distributed as dist
 
 from wirecut.errors import RankFailed
 from wirecut.machine.shm import DEADLINE_S, wait_until
+
+SENDS_IN_FLIGHT = 16  # kept alive until done, then the oldest is waited for
 
 
 def join(
@@ -35,9 +37,6 @@ def join(
         wait_until(port_box, 1, crowded=True, deadline_s=DEADLINE_S, who="rank 0 (its store)")
         store = dist.TCPStore(host, port_box[0], num_ranks, is_master=False, timeout=timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=num_ranks, timeout=timeout)
-
-
-SENDS_IN_FLIGHT = 16  # kept alive until done; more than a pipeline has steps in flight
 
 
 class TorchGroup:

@@ -1,8 +1,7 @@
 """Where a decision flips: the nearest wire speed and concurrency at which another layout wins, and
 other wires.
 
-Flip(what="wire speed", threshold=3.1e9, unit="bytes/s", to="pp2", wire="shm", factor=0.62,
-latency_s=8e-6)
+    Flip(what="concurrency", threshold=12, unit="requests", to="dp2")
 """
 
 import math

@@ -1,6 +1,9 @@
 """A ranking as the file that every later command reads, and back.
 
-plan_file = to_plan_file(ranking, pricing, traffic, model="/models/demo")
+    plan_file = to_plan_file(ranking, pricing, traffic=traffic, model="/models/demo")
+    ranking_of(plan_file) == ranking
+
+Knows no words: `explain` reads what this writes.
 """
 
 import math

@@ -1,7 +1,8 @@
 """What one step computes, as plain data that a rank without memory of its own can follow.
 
-msgspec.msgpack.encode(step)      # short enough for a ring in shared memory: a decode entry is some
-20 bytes
+    msgspec.msgpack.encode(step)      # short: a decode entry is some 20 bytes
+
+Knows no tensors.
 """
 
 import msgspec

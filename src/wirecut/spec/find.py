@@ -1,7 +1,7 @@
 """A model by name: a local folder, or a Hugging Face id. Reads `config.json`, and the headers of
 weights that are there.
 
-folder, spec = find_model("examples/demo-model")
+    folder, spec = find_model("examples/demo-model")
 """
 
 import re

@@ -2,7 +2,7 @@
 
 Knows names of configuration fields, nothing of tensors' bytes.
 
-spec = read_config(Path("examples/demo-model/config.json"))
+    spec = read_config(Path("examples/demo-model/config.json"))
 """
 
 import json
