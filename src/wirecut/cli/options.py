@@ -11,9 +11,6 @@ import typer
 
 from wirecut.errors import UsageError
 
-LOAD = "Load"
-QUESTION = "Question"
-
 
 class Goal(StrEnum):
     """What a ranking is for."""

@@ -239,11 +239,6 @@ def check_prompt(index: int, prompt: Prompt, spec: ModelSpec, limits: Limits) ->
         raise UsageError(f"prompt {index} has token ids outside 0 to {spec.vocab - 1}")
 
 
-def round_up_kv(tokens: int) -> int:
-    """KV room in whole blocks."""
-    return -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS
-
-
 def _start(
     folder: Path,
     cut: Cut,

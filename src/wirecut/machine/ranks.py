@@ -5,7 +5,7 @@ the ranks will share and forks them: eight ranks start as fast as one, and nothi
 left behind has a name on disk.
 
     with start_ranks("wirecut.engine.worker", payloads, cpus, accepts=Said) as ranks:
-        for rank, message in ranks.messages(): ...
+        rank, message = ranks.next_message()
 
 Ends: a rank that dies is named (`RankFailed`) and its like are killed. If this process dies,
 however it dies, the host process sees its socket close and kills the ranks; if the host process
@@ -13,7 +13,6 @@ dies, the kernel kills them.
 """
 
 import contextlib
-import os
 import platform
 import selectors
 import signal
@@ -21,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -72,18 +71,9 @@ class Ranks:
             self._selector.register(channel, selectors.EVENT_READ, rank)
         self._done: set[int] = set()
 
-    def messages(self, timeout_s: float | None = None) -> Iterator[tuple[int, Any]]:
-        """(rank, message) pairs as they come, until every rank has ended in order.
-
-        Raises RankFailed when one dies or gives up, TimeoutError when none says anything for
-        `timeout_s`.
-        """
-        while len(self._done) < len(self.channels):
-            yield self.next_message(timeout_s)
-
     def next_message(self, timeout_s: float | None = None) -> tuple[int, Any]:
-        """The next (rank, message). Raises as `messages`; ChannelClosed when every rank has ended
-        in order.
+        """The next (rank, message). Raises RankFailed when a rank dies or gives up, TimeoutError
+        when none says anything for `timeout_s`, ChannelClosed when every rank has ended in order.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while len(self._done) < len(self.channels):
@@ -209,14 +199,6 @@ def start_ranks(
     with contextlib.suppress(ChannelClosed):  # the first `next_message` says why
         control.send(config)
     return Ranks(host, control, [Channel(mine, accepts | Failed) for mine, _ in ends])
-
-
-def deal_cpus(num_ranks: int) -> list[list[int]]:
-    """Cores for each of `num_ranks` ranks: one each, round and round when there are fewer cores
-    than ranks.
-    """
-    cpus = sorted(os.sched_getaffinity(0))
-    return [[cpus[rank % len(cpus)]] for rank in range(num_ranks)]
 
 
 def stores_are_ordered() -> bool:

@@ -243,10 +243,6 @@ class Mailbox:
         self._count += 1
         self._head[0] = self._count
 
-    def ready(self) -> bool:
-        """Whether a read would return at once."""
-        return self._head[0] > self._count
-
     def read_bytes(self, reader: int) -> bytes:
         """The next message."""
         slot = self._next()
