@@ -10,6 +10,7 @@ import pytest
 
 from models import write_model
 from wirecut.engine.engine import Engine, Prompt
+from wirecut.engine.text import Stream, Text
 from wirecut.errors import LayoutError, UsageError
 from wirecut.fabric.discover import assumed_fabric
 from wirecut.fabric.fabric import save_fabric
@@ -44,6 +45,14 @@ def test_logits_longer_than_a_small_budget_of_hidden_states(tmp_path: Path, four
     model = write_model(tmp_path / "model", hidden=32, layers=1, vocab=100_003)
     told = generate(model, four, "--prompt", "hello", "--max-tokens", 3, "--layout", "tp2")
     assert len(told["token_ids"]) == 3
+
+
+def test_text_is_streamed_in_whole_characters(checkpoint: Path) -> None:
+    text, written = Text(checkpoint), "wörld 日本 😀, a b"
+    stream = Stream(text)
+    pieces = [stream.add(token) for token in text.encode(written)]
+    assert "".join(pieces) == written
+    assert [piece for piece in pieces if piece] == list(written)
 
 
 def test_json_has_the_contract_and_counts_what_the_formula_says(

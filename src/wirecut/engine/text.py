@@ -40,16 +40,23 @@ class Text:
 
 
 class Stream:
-    """The text of tokens as they come: whole characters only."""
+    """The text of tokens as they come: whole characters only.
+
+    Decodes a few tokens each time, not all so far: from the ones that were told last, since what a
+    token reads as may depend on the one before it.
+    """
 
     def __init__(self, text: Text) -> None:
-        self._text, self._tokens, self._told = text, [], 0
+        self._text, self._tokens = text, list[int]()
+        self._known = 0  # how many of `_tokens` have been told
 
     def add(self, token: int) -> str:
         """What `token` adds to the text; empty while a character is unfinished."""
         self._tokens.append(token)
+        before = self._text.decode(self._tokens[: self._known])
         whole = self._text.decode(self._tokens)
-        if whole.endswith(UNFINISHED):
+        if whole.endswith(UNFINISHED) or len(whole) == len(before):
             return ""
-        new, self._told = whole[self._told :], len(whole)
-        return new
+        self._tokens = self._tokens[self._known :]
+        self._known = len(self._tokens)
+        return whole[len(before) :]
