@@ -47,7 +47,10 @@ class RankSizes:
         """Sizes of rank `tp_rank` of `tp`. Layers of the same shape are asked for once."""
 
         def held(tensors: Sequence[Tensor]) -> int:
-            return sum(_held(spec, tensor, tp, tp_rank) for tensor in tensors)
+            return sum(
+                tensor_slice(spec, tensor, tp=tp, tp_rank=tp_rank).elements_of(tensor)
+                for tensor in tensors
+            )
 
         by_layer: dict[int, list[Tensor]] = {}
         outside: dict[str, list[Tensor]] = {"embed": [], "head": [], "norm": []}
@@ -78,13 +81,6 @@ class RankSizes:
         if is_last:
             total += self.final_norm + (0 if self.tied and is_first else self.head)
         return total
-
-
-def _held(spec: ModelSpec, tensor: Tensor, tp: int, tp_rank: int) -> int:
-    cut = tensor_slice(spec, tensor, tp=tp, tp_rank=tp_rank)
-    if cut.dim is None:
-        return tensor.elements
-    return tensor.elements // tensor.shape[cut.dim] * (cut.stop - cut.start)
 
 
 def _heads(layer: Layer, tp: int, tp_rank: int) -> tuple[int, int]:

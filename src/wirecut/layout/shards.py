@@ -27,6 +27,12 @@ class Slice:
             self.stop - self.start if i == self.dim else n for i, n in enumerate(tensor.shape)
         )
 
+    def elements_of(self, tensor: Tensor) -> int:
+        """How many elements of `tensor` are in this slice."""
+        if self.dim is None:
+            return tensor.elements
+        return tensor.elements // tensor.shape[self.dim] * (self.stop - self.start)
+
 
 WHOLE = Slice(None, 0, 0)
 
@@ -96,14 +102,10 @@ def shard_elements(
     spec: ModelSpec, stages: tuple[tuple[int, int], ...], *, stage: int, tp: int, tp_rank: int
 ) -> int:
     """Weight elements that one rank holds."""
-    total = 0
-    for tensor in stage_tensors(spec, stages, stage):
-        cut = tensor_slice(spec, tensor, tp=tp, tp_rank=tp_rank)
-        whole = tensor.elements
-        total += (
-            whole if cut.dim is None else whole // tensor.shape[cut.dim] * (cut.stop - cut.start)
-        )
-    return total
+    return sum(
+        tensor_slice(spec, tensor, tp=tp, tp_rank=tp_rank).elements_of(tensor)
+        for tensor in stage_tensors(spec, stages, stage)
+    )
 
 
 def kv_elements_per_token(
