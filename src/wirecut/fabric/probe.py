@@ -26,6 +26,7 @@ from wirecut.fabric.probing import (
     plan_probe,
 )
 from wirecut.machine.ranks import start_ranks
+from wirecut.units import DTYPE_BYTES
 from wirecut.version import __version__
 
 
@@ -126,7 +127,6 @@ def _with_rates(device: Device, measured: Arithmetic) -> Device:
     """The device with what it computed: rates are the best points; all are kept."""
     points = tuple(MatrixPoint(*point) for point in measured.points)
     in_memory = max(point.weight_bytes for point in points)
-    itemsize = {"fp32": 4, "bf16": 2}
     return replace(
         device,
         bytes_per_s=max(
@@ -136,7 +136,7 @@ def _with_rates(device: Device, measured: Arithmetic) -> Device:
         ),
         flops_per_s={
             dtype: max(
-                2 * p.rows * p.weight_bytes / itemsize[dtype] / p.seconds
+                2 * p.rows * p.weight_bytes / DTYPE_BYTES[dtype] / p.seconds
                 for p in points
                 if p.dtype == dtype
             )
