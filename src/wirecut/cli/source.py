@@ -70,8 +70,8 @@ def limits_for(
     """The plan's limits, or KV room for exactly these prompts; rows a step as asked, which are
     never more than have KV room.
     """
-    block = source.pricing.engine.block_tokens
-    needed = sum(-(-(tokens + new_tokens) // block) * block for tokens in prompt_tokens)
+    in_blocks = source.pricing.engine.in_blocks
+    needed = sum(in_blocks(tokens + new_tokens) for tokens in prompt_tokens)
     limits = source.pricing.limits
     if source.plan is None or limits.kv_tokens == 0:
         limits = replace(limits, kv_tokens=needed)

@@ -23,6 +23,10 @@ class EngineProfile:
     block_tokens: int  # KV cache is given out in blocks of so many tokens
     message_bytes: int  # a step or its tokens on the way between ranks
 
+    def in_blocks(self, tokens: int) -> int:
+        """KV room for `tokens`, which is given out in whole blocks."""
+        return -(-tokens // self.block_tokens) * self.block_tokens
+
 
 # Layers: counted (tests/test_operations.py), views by their share. Steps and requests: what was
 # left of measured runs of the demo checkpoint on one rank, with 1 and 8 sequences.

@@ -58,8 +58,8 @@ def consider(pricing: Pricing, cut: Cut, traffic: Traffic) -> Candidate | Reject
         replica = Replica(pricing, cut)
     except FabricError as error:
         return Rejected(layout, str(error))
-    memory, block = replica.memory(), pricing.engine.block_tokens
-    request_tokens = -(-(traffic.input_tokens + traffic.output_tokens) // block) * block
+    memory = replica.memory()
+    request_tokens = pricing.engine.in_blocks(traffic.input_tokens + traffic.output_tokens)
     reason = why_no_room(memory, request_tokens, replica.kv_token_bytes())
     if reason is not None:
         return Rejected(layout, reason, memory)
