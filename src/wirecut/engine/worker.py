@@ -117,18 +117,19 @@ class Rank:
             tp=self.wires.tp,
             progress=lambda: process.channel.send(Loading(reader.tensors_done, len(reader))),
         )
+        self._count_from_zero()
         self._warm_up()
-        self.forwards = self.tokens = self.sampling_forwards = self.sampled_rows = 0
+        self._count_from_zero()
         process.channel.send(Loaded(reader.bytes_read, time.monotonic() - begin))
 
     def _warm_up(self) -> None:
-        """Run a prompt and a token, then forget the counts: what is built at first use is built
-        now.
-        """
-        self.forwards = self.tokens = self.sampling_forwards = self.sampled_rows = 0
+        """Run a prompt and a token: what is built at first use is built now."""
         long = min(WARM_UP_TOKENS, self.task.limits.max_batched_tokens)
         for start, tokens in ((0, (0,) * long), (long, (0,))):
             self.forward((Entry(0, start, tokens, (0,), True),))
+
+    def _count_from_zero(self) -> None:
+        self.forwards = self.tokens = self.sampling_forwards = self.sampled_rows = 0
         wires = self.wires
         for talks in (wires.tp, wires.incoming, wires.outgoing):
             if talks:
