@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from commands import Command
@@ -16,8 +17,9 @@ from models import write_model
 from wirecut.errors import RankFailed
 from wirecut.fabric.discover import assumed_fabric
 from wirecut.fabric.fabric import save_fabric
+from wirecut.fabric.probing import Said, plan_probe
 from wirecut.machine.channel import Channel
-from wirecut.machine.ranks import Exited, Failed, Ranks
+from wirecut.machine.ranks import Exited, Failed, Ranks, start_ranks
 
 INTERRUPTED = 130
 SOON_S = 5.0  # from a signal to the end of the command
@@ -177,3 +179,12 @@ def test_a_killed_rank_is_named_though_another_gives_up_first() -> None:
             ranks.next_message()
     for end in (theirs, *(end for _, end in lines)):
         end.close()
+
+
+def test_a_core_that_is_not_there_is_said_by_the_rank() -> None:
+    task = msgspec.msgpack.encode(plan_probe(1))
+    with (
+        start_ranks("wirecut.fabric.measure", [task], [[10**5]], accepts=Said) as ranks,
+        pytest.raises(RankFailed, match="rank 0: OSError: .*Invalid argument"),
+    ):
+        ranks.next_message(timeout_s=30)

@@ -97,20 +97,17 @@ def _fork(
     control.close()
     for other in config.fds[:rank] + config.fds[rank + 1 :]:
         os.close(other)
-    os.sched_setaffinity(0, config.cpus[rank])
     cores = [core for cpus in config.cpus for core in cpus]
-    _run(
-        entry,
-        RankProcess(
-            rank=rank,
-            num_ranks=len(config.payloads),
-            cpus=config.cpus[rank],
-            crowded=len(cores) > len(set(cores)),
-            shared=shared,
-            channel=Channel(socket_from(config.fds[rank]), Any),
-            payload=config.payloads[rank],
-        ),
+    process = RankProcess(
+        rank=rank,
+        num_ranks=len(config.payloads),
+        cpus=config.cpus[rank],
+        crowded=len(cores) > len(set(cores)),
+        shared=shared,
+        channel=Channel(socket_from(config.fds[rank]), Any),
+        payload=config.payloads[rank],
     )
+    _run(entry, process)
 
 
 def _run(entry: Callable[[RankProcess], None], process: RankProcess) -> NoReturn:
@@ -118,6 +115,7 @@ def _run(entry: Callable[[RankProcess], None], process: RankProcess) -> NoReturn
     faulthandler.enable()
     code = 1
     try:
+        os.sched_setaffinity(0, process.cpus)
         entry(process)
         code = 0
     except ChannelClosed:
