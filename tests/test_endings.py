@@ -185,6 +185,6 @@ def test_a_core_that_is_not_there_is_said_by_the_rank() -> None:
     task = msgspec.msgpack.encode(plan_probe(1))
     with (
         start_ranks("wirecut.fabric.measure", [task], [[10**5]], accepts=Said) as ranks,
-        pytest.raises(RankFailed, match="rank 0: OSError: .*Invalid argument"),
+        pytest.raises(RankFailed, match=r"rank 0: OSError: .*Invalid argument"),
     ):
         ranks.next_message(timeout_s=30)
