@@ -111,7 +111,7 @@ CONFIG_DAMAGES: dict[str, tuple[dict[str, Any], str]] = {
     "negative": ({"vocab_size": -1}, "expected a whole number"),
     "absurd": ({"hidden_size": 10**30}, "expected a whole number"),
     "text": ({"num_hidden_layers": "four"}, "expected a whole number"),
-    "scaled": ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling"),
+    "scaled": ({"rope_scaling": "yarn"}, "rope_scaling"),
 }
 
 

@@ -5,14 +5,16 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import wirecut
-from fabrics import CONFIG, fabric
+from fabrics import CONFIG, MADE, fabric
 from wirecut.cli import main
+from wirecut.fabric.discover import assumed_fabric
 from wirecut.fabric.fabric import save_fabric
 from wirecut.layout.plan import load_plan
 
@@ -196,9 +198,13 @@ def test_a_fabric_is_no_plan(home: Path):
 def test_without_a_fabric_the_last_probe_is_used_else_numbers_are_assumed(home: Path):
     assert run("plan", "tiny").stdout.startswith("Numbers are assumed")
     (home / "cache" / "wirecut").mkdir(parents=True)
-    save_fabric(fabric(3), home / "cache" / "wirecut" / "fabric.json")
+    kept = home / "cache" / "wirecut" / "fabric.json"
+    save_fabric(replace(assumed_fabric(), made=MADE), kept)
     found = json.loads(run("plan", "tiny", "--json").stdout)
-    assert len(found["fabric"]["devices"]) == 3
+    assert found["fabric"]["made"]["how"] == MADE.how
+    save_fabric(fabric(3), kept)  # of another host
+    found = json.loads(run("plan", "tiny", "--json").stdout)
+    assert found["fabric"]["made"]["how"].startswith("assumed")
 
 
 def test_ctrl_c_exits_130(home: Path, monkeypatch: pytest.MonkeyPatch):

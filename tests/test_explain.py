@@ -9,7 +9,7 @@ from wirecut.errors import LayoutError, PlanError
 from wirecut.explain.answer import answer, why_not_answer
 from wirecut.explain.budget import compare, doubt, request_seconds
 from wirecut.explain.estimate import page
-from wirecut.explain.page import WIDTH, Grid, Heading, Paragraph, show
+from wirecut.explain.page import WIDTH, Grid, Heading, Note, Paragraph, show
 from wirecut.explain.words import layout_in_words, listed, numbers
 from wirecut.fabric.fabric import Fabric
 from wirecut.layout.plan import PlanFile
@@ -164,3 +164,15 @@ def test_markup_in_names_is_only_text(capsys):
     assert "[bold]x[/bold]" in (text := printed(blocks, capsys))
     assert "[red]y" in text
     assert "[i]z" in text
+
+
+def test_a_target_that_nothing_meets_and_a_load_too_great_are_told_first():
+    def first_words(**load: float) -> str:
+        traffic = Traffic(input_tokens=100, output_tokens=10, **load)
+        pricing = Pricing(model(), fabric(2, **FAST), dtype="bf16")
+        plan_file = to_plan_file(plan(pricing, traffic), pricing, traffic=traffic, model="m")
+        return "\n".join(block.text for block in answer(plan_file) if isinstance(block, Note))
+
+    assert "No layout meets TTFT 1e-06 ms: " in first_words(ttft_ms=1e-6)
+    assert "Cannot keep up: 1e+08 requests/s come" in first_words(rate=1e8)
+    assert first_words() == ""

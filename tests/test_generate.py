@@ -11,7 +11,7 @@ import pytest
 from models import write_model
 from wirecut.engine.engine import Engine, Prompt
 from wirecut.engine.text import Stream, Text
-from wirecut.errors import LayoutError, UsageError
+from wirecut.errors import LayoutError, ModelError, UsageError
 from wirecut.fabric.discover import assumed_fabric
 from wirecut.fabric.fabric import save_fabric
 from wirecut.layout.layout import Layout
@@ -168,3 +168,14 @@ def test_stages_of_another_model_are_refused_before_anything_starts(checkpoint: 
         engine(checkpoint, Layout(), ((0, 8),))
     with pytest.raises(LayoutError, match="sizes that work: 1, 2, 4"):
         engine(checkpoint, Layout(tp=3), ((0, 4),))
+
+
+def test_what_is_planned_and_not_run_is_refused_before_anything_starts(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["rope_scaling"] = {"rope_type": "llama3", "factor": 8.0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "Run it as" in wirecut("plan", tmp_path)
+    with pytest.raises(ModelError, match="does not run it yet"):
+        engine(tmp_path, Layout(), ((0, 4),))

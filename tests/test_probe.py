@@ -73,8 +73,6 @@ def test_probe_measures_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
         [
             str(Path(sys.executable).with_name("wirecut")),
             "probe",
-            "--ranks",
-            "2",
             "--out",
             str(out),
         ],

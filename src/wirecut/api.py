@@ -104,11 +104,13 @@ def pricing_of(
 
 def find_fabric(name: str | PathLike[str] | None) -> Fabric:
     """A fabric by its file; None is this machine: its last probe, else one whose numbers are
-    assumed.
+    assumed. A probe of another machine, or of another number of cores, is not taken.
     """
     if name is None:
-        probed = cache_dir() / "fabric.json"
-        return load_fabric(probed) if probed.is_file() else assumed_fabric()
+        probed, here = cache_dir() / "fabric.json", assumed_fabric()
+        last = load_fabric(probed) if probed.is_file() else here
+        same = (last.hosts, len(last.devices)) == (here.hosts, len(here.devices))
+        return last if same else here
     path = Path(name)
     if path.is_file():
         return load_fabric(path)

@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -16,6 +17,7 @@ from wirecut.cli.generate import generate
 from wirecut.cli.plan import plan
 from wirecut.cli.probe import probe
 from wirecut.errors import UsageError, WirecutError
+from wirecut.version import __version__
 
 COMMANDS: list[Callable[..., None]] = [probe, plan, estimate, explain, generate]
 COULD_NOT = WirecutError.exit_code
@@ -31,8 +33,18 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"wirecut {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def about() -> None:
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
+    ] = False,
+) -> None:
     """Look at the wires, decide how to cut a language model across them, say why, and run it."""
 
 

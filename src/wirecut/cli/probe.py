@@ -29,10 +29,18 @@ def probe(
     with Bar("Measuring") as bar:
         fabric = measure(ranks, progress=bar.update)
     save_fabric(fabric, out)
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    save_fabric(fabric, cache_dir() / "fabric.json")
+    if ranks is None:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        save_fabric(fabric, cache_dir() / "fabric.json")
     if as_json:
         print(out.read_text(), end="")
     else:
         show(page(fabric))
-        print(f"\nWritten to {out}; `wirecut plan MODEL` uses it from now on.")
+        print(f"\nWritten to {out}; {_use(out, ranks)}.")
+
+
+def _use(out: Path, ranks: int | None) -> str:
+    """How the measurement is used: one of the whole machine is what `plan` takes by itself."""
+    if ranks is None:
+        return f"kept in {cache_dir()} too, where `wirecut plan MODEL` finds it from now on"
+    return f"`wirecut plan MODEL --fabric {out}` uses it"

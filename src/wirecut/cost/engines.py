@@ -51,5 +51,5 @@ def engine_profile(name: str) -> EngineProfile:
         return ENGINES[name]
     known = ", ".join(ENGINES)
     if name in LATER:
-        raise UsageError(f"engine {name!r} is not supported yet; this version predicts: {known}")
+        raise UsageError(f"engine {name!s} is not supported yet; this version predicts: {known}")
     raise UsageError(f"no engine {name!r}; this version predicts: {known}")

@@ -17,6 +17,8 @@ from wirecut.cost.wire import Price, all_reduce_price, gather_price, send_price
 from wirecut.layout.shards import padded_vocab
 from wirecut.units import DTYPE_BYTES, show_bytes, show_flops, show_rate, show_seconds
 
+COMPUTE_BOUND_ROWS = 32  # from about here a product is told by its FLOPs, below by its bytes
+
 
 def price_forward(replica: Replica, batch: Batch) -> Forward:
     """Price one forward, stage by stage, piece by piece; each batch once per replica."""
@@ -77,10 +79,11 @@ def _compute_pieces(
     layer_bytes = sum(stage.layer_bytes for stage in stages)
     head_bytes, kv_bytes = stages[-1].head_bytes, sum(stage.kv_token_bytes for stage in stages)
     flops = 4 * sum(stage.width for stage in stages) * batch.pairs
+    itemsize = DTYPE_BYTES[replica.pricing.dtype]
     launch, layers = show_seconds(rate.device.launch_s), sum(stage.layers for stage in stages)
     because = {
-        "weights": _streaming(layer_bytes, batch.rows, seconds["weights"]),
-        "LM head": _streaming(head_bytes, batch.logit_rows, seconds["LM head"]),
+        "weights": _streaming(layer_bytes, batch.rows, seconds["weights"], itemsize),
+        "LM head": _streaming(head_bytes, batch.logit_rows, seconds["LM head"], itemsize),
         "KV cache": f"{batch.kv_tokens:.0f} tokens x {show_bytes(kv_bytes)}"
         f" / {show_rate(rate.device.bytes_per_s)}",
         "attention": f"{flops / 1e6:.3g} MFLOP / {show_flops(rate.flops_per_s)}",
@@ -91,11 +94,14 @@ def _compute_pieces(
     return [Piece(name, s, because[name], rate.source, width) for name, s in seconds.items()]
 
 
-def _streaming(weight_bytes: float, rows: int, seconds: float) -> str:
+def _streaming(weight_bytes: float, rows: int, seconds: float, itemsize: int) -> str:
     if seconds == 0:
         return "no rows"
     rows_text = f"{rows} row{'s' if rows != 1 else ''}"
-    return f"{show_bytes(weight_bytes)} at {show_rate(weight_bytes / seconds)} with {rows_text}"
+    speed = f"{show_rate(weight_bytes / seconds)} with {rows_text}"
+    if rows >= COMPUTE_BOUND_ROWS:
+        speed = f"{show_flops(2 * rows * weight_bytes / itemsize / seconds)}, {rows_text}"
+    return f"{show_bytes(weight_bytes)} at {speed}"
 
 
 def _times(seconds: float, rate: MatrixRate) -> str:

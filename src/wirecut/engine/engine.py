@@ -29,7 +29,7 @@ from wirecut.engine.messages import (
     Task,
 )
 from wirecut.engine.wired import choose_wires
-from wirecut.errors import LayoutError, MissingExtra, RankFailed, UsageError
+from wirecut.errors import LayoutError, MissingExtra, ModelError, RankFailed, UsageError
 from wirecut.fabric.discover import usable_cores
 from wirecut.fabric.fabric import Fabric
 from wirecut.layout.plan import Cut, Limits
@@ -114,6 +114,7 @@ class Engine:
             )
         if limits.kv_tokens < BLOCK_TOKENS:
             raise UsageError(f"kv_tokens is {limits.kv_tokens}, expected at least {BLOCK_TOKENS}")
+        check_runnable(self.spec)
         check_checkpoint(folder, self.spec)
         self._begin = time.monotonic()
         self._ranks = _start(folder, cut, fabric, limits, dtype, keep_logits)
@@ -190,7 +191,8 @@ class Engine:
         try:
             while len(counted) < layout.world_size:
                 rank, message = self._ranks.next_message(timeout_s=REPORT_S)
-                counted[rank] = message
+                if isinstance(message, Counted):
+                    counted[rank] = message
         except TimeoutError:
             silent = sorted(set(range(layout.world_size)) - set(counted))
             raise RankFailed(f"ranks {silent} did not report within {REPORT_S:.0f} s") from None
@@ -217,6 +219,15 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self._ranks.stop()
+
+
+def check_runnable(spec: ModelSpec) -> None:
+    """Raise ModelError for what this version plans and does not run."""
+    if spec.rope_kind != "default":
+        raise ModelError(
+            f"{spec.name} scales its rotary embedding ({spec.rope_kind}): wirecut plans it, but "
+            "does not run it yet"
+        )
 
 
 def check_prompt(index: int, prompt: Prompt, spec: ModelSpec, limits: Limits) -> None:

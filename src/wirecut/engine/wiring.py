@@ -18,6 +18,7 @@ from wirecut.machine.shm import Arena, Mailbox, ShmGroup
 from wirecut.machine.sockets import TorchGroup, join
 from wirecut.units import KIB, MIB
 
+STAGE_DEADLINE_S = 600.0  # another stage computes meanwhile: minutes for a long prompt on CPUs
 LARGEST_SLOT = 8 * MIB  # of a collective; longer ones go in pieces
 # Room in a step's MessagePack, generously: an id of a token or a block is at most 5 bytes, an
 # entry's other fields at most 45, and a block holds more than 16 tokens.
@@ -182,7 +183,7 @@ def _shared_replica(
 
     def box(name: str, readers: int, slot_bytes: int) -> Mailbox:
         full_name = f"{name}, replica {replica}"
-        return Mailbox(
+        made = Mailbox(
             arena,
             readers=readers,
             slot_bytes=slot_bytes,
@@ -190,6 +191,8 @@ def _shared_replica(
             crowded=shape.crowded,
             name=full_name,
         )
+        made.deadline_s = STAGE_DEADLINE_S
+        return made
 
     if len(members) > 1:
         steps = box("steps", len(members) - 1, shape.step_bytes)

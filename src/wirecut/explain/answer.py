@@ -88,6 +88,7 @@ def _head(plan: PlanFile, ranking: Ranking) -> list[Block]:
         blocks.append(
             Note("Numbers are assumed, not measured: `wirecut probe` measures this machine.")
         )
+    blocks += _warnings(plan, chosen)
     name = PurePath(plan.model).name if plan.model.startswith("/") else plan.model
     blocks.append(Paragraph(f"{name} in {plan.dtype}: {plan.traffic.describe()}, for {plan.goal}"))
     blocks.append(Paragraph(devices_in_words(plan.fabric)))
@@ -114,6 +115,18 @@ def _head(plan: PlanFile, ranking: Ranking) -> list[Block]:
         Heading(f"Run it as {chosen.layout}: {layout_in_words(chosen)}, {where}."),
         Grid(("", ">", ""), rows),
     ]
+
+
+def _warnings(plan: PlanFile, chosen: Estimate) -> list[Block]:
+    """What comes before the choice: a target that nothing meets, a queue that grows."""
+    blocks: list[Block] = []
+    if not meets_targets(chosen.ttft_s, chosen.tpot_s, plan.traffic):
+        blocks.append(Note(f"No layout meets {_targets(plan)}: {chosen.layout} comes nearest."))
+    asked = plan.traffic.rate
+    if asked is not None and chosen.requests_per_s < asked * (1 - TIE):
+        most = f"{chosen.requests_per_s:.3g} requests/s"
+        blocks.append(Note(f"Cannot keep up: {asked:g} requests/s come, {most} are answered."))
+    return blocks
 
 
 def _ranking(plan: PlanFile, ranking: Ranking) -> list[Block]:

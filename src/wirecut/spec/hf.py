@@ -44,9 +44,8 @@ def from_config(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpe
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ModelError(f"{where}: model_type is {kind!r}; wirecut knows {known}")
-    for field in ("rope_scaling", "quantization_config"):
-        if config.get(field):
-            raise ModelError(f"{where}: {field} is set, which wirecut does not support yet")
+    if config.get("quantization_config"):
+        raise ModelError(f"{where}: quantization_config is set, which wirecut does not support yet")
     for field in ("attention_bias", "mlp_bias"):
         if config.get(field):
             raise ModelError(f"{where}: {field} is true, which wirecut does not support yet")
@@ -71,6 +70,7 @@ def from_config(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpe
     layer = Layer(
         Attention(heads, kv_heads, head_dim), Mlp(_count(config, "intermediate_size", where))
     )
+    rope_theta, rope_kind = _rope(config, where)
     return ModelSpec(
         name=name,
         architecture=kind,
@@ -81,7 +81,8 @@ def from_config(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpe
         dtype=_dtype(config, where),
         max_positions=_count(config, "max_position_embeddings", where, default=2048, most=10**9),
         norm_eps=_positive(config, "rms_norm_eps", where, default=1e-6),
-        rope_theta=_rope_theta(config, where),
+        rope_theta=rope_theta,
+        rope_kind=rope_kind,
         stop_tokens=_stop_tokens(config, where),
     )
 
@@ -108,17 +109,21 @@ def _positive(config: Mapping[str, Any], field: str, where: str, *, default: flo
     return float(value)
 
 
-def _rope_theta(config: Mapping[str, Any], where: str) -> float:
-    """transformers 5 moved `rope_theta` into `rope_parameters`, beside the kind of scaling."""
-    rope: Any = config.get("rope_parameters") or {}
-    if not isinstance(rope, dict):
-        raise ModelError(f"{where}: rope_parameters is {rope!r}, expected an object")
-    fields = cast(dict[str, Any], rope)
-    kind = fields.get("rope_type", "default")
-    if kind != "default":
-        raise ModelError(f"{where}: rope_type is {kind!r}, which wirecut does not support yet")
+def _rope(config: Mapping[str, Any], where: str) -> tuple[float, str]:
+    """Base and kind of the rotary embedding: in `rope_parameters` since transformers 5, before in
+    `rope_theta` and `rope_scaling`.
+    """
+    fields: dict[str, Any] = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        rope: Any = config.get(name) or {}
+        if not isinstance(rope, dict):
+            raise ModelError(f"{where}: {name} is {rope!r}, expected an object")
+        fields |= cast(dict[str, Any], rope)
+    kind = fields.get("rope_type", fields.get("type", "default"))
+    if not isinstance(kind, str):
+        raise ModelError(f"{where}: rope_type is {kind!r}, expected a name such as 'llama3'")
     holder = fields if "rope_theta" in fields else config
-    return _positive(holder, "rope_theta", where, default=10_000.0)
+    return _positive(holder, "rope_theta", where, default=10_000.0), kind
 
 
 def _dtype(config: Mapping[str, Any], where: str) -> str:

@@ -73,6 +73,7 @@ class ModelSpec:
     max_positions: int
     norm_eps: float
     rope_theta: float
+    rope_kind: str = "default"
     stop_tokens: tuple[int, ...] = ()
 
     @property
