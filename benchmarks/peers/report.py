@@ -34,6 +34,7 @@ COLUMNS = (
     Column("decode tok/s, 8 sequences", 8, "decode_tok_s", 0, True),
     Column("decode tok/s, 16 sequences", 16, "decode_tok_s", 0, True),
     Column("prefill of one prompt, s", 1, "prefill_s", 3, False),
+    Column("prefill of 16 prompts, s", 16, "prefill_s", 2, False),
     Column("load, s", 1, "load_s", 1, False),
     Column("command to ready, s", 1, "start_s", 1, False),
 )
@@ -246,10 +247,11 @@ Median of the rounds, and in parentheses the least and the most.
 {figures}
 
 - *decode*: tokens of all sequences together a second, from a run of 65 tokens less a run of one.
-- *prefill of one prompt*: until its first token is there.
+- *prefill*: until every prompt has its first token.
 - *load*: what the engine's own call takes, with its Python modules imported before, except
   wirecut's, whose ranks import theirs within it. *Command to ready* counts from the start of the
-  process and is alike for all.
+  process and is alike for all. vLLM keeps compiled code on disk from one start to the next; it had
+  been started before, so its first load on a machine takes longer than this.
 - TP1 runs on one core of the two. DP2 is a replica on each core: one sequence can use one of them.
 
 ## Against vLLM
