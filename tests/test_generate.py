@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +180,11 @@ def test_what_is_planned_and_not_run_is_refused_before_anything_starts(
     assert "Run it as" in wirecut("plan", tmp_path)
     with pytest.raises(ModelError, match="does not run it yet"):
         engine(tmp_path, Layout(), ((0, 4),))
+
+
+def test_a_cut_over_two_hosts_is_refused_before_anything_starts(checkpoint: Path) -> None:
+    here = assumed_fabric(2)
+    apart = replace(here, devices=(here.devices[0], replace(here.devices[1], host="elsewhere")))
+    cut = Cut(Layout(pp=2), (0, 1), ((0, 2), (2, 4)))
+    with pytest.raises(UsageError, match="elsewhere"):
+        Engine(checkpoint, cut, apart, limits=Limits(kv_tokens=64), dtype="bf16")

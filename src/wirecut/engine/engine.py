@@ -114,6 +114,12 @@ class Engine:
             )
         if limits.kv_tokens < BLOCK_TOKENS:
             raise UsageError(f"kv_tokens is {limits.kv_tokens}, expected at least {BLOCK_TOKENS}")
+        hosts = sorted({fabric.devices[device].host for device in cut.placement})
+        if len(hosts) > 1:
+            raise UsageError(
+                f"{cut.layout} lies on hosts {', '.join(hosts)}: this version starts ranks on one "
+                "host. Plan on a fabric of one, or choose a layout that fits it"
+            )
         check_runnable(self.spec)
         check_checkpoint(folder, self.spec)
         self._begin = time.monotonic()
