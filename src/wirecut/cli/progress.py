@@ -2,7 +2,6 @@
 
 import sys
 import time
-from types import TracebackType
 
 QUIET_S = 2.0  # shorter work needs no progress
 
@@ -37,10 +36,5 @@ class Bar:
     def __enter__(self) -> "Bar":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.clear()
