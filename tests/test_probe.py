@@ -93,8 +93,8 @@ def test_probe_measures_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
     kinds = {(p.dtype, p.rows) for p in fabric.devices[1].points}
     assert kinds == {(dtype, rows) for dtype in DTYPES for rows in ROWS}
     assert len({p.weight_bytes for p in fabric.devices[0].points}) == len(WORKING_SETS)
-    shm = fabric.curve("all_reduce", "shm", 2)
-    tcp = fabric.curve("all_reduce", "tcp", 2)
+    shm = fabric.only("shm").curve("all_reduce", (0, 1))
+    tcp = fabric.only("tcp").curve("all_reduce", (0, 1))
     assert shm is not None
     assert tcp is not None
     assert shm.seconds(2048) < tcp.seconds(2048)

@@ -117,7 +117,7 @@ def all_reduce_price(fabric: Fabric, group: Sequence[int], num_bytes: float) -> 
     Ring (Patarasuk and Yuan 2009): 2 (n - 1) steps, each moving bytes / n.
     """
     link, ranks = fabric.slowest_link(group), len(group)
-    curve = fabric.curve("all_reduce", link.kind, ranks)
+    curve = fabric.curve("all_reduce", group)
     if curve is not None:
         return _from_curve(curve, link, num_bytes)
     steps, share = 2 * (ranks - 1), num_bytes / ranks
@@ -140,7 +140,7 @@ def send_price(fabric: Fabric, link: Link, num_bytes: float) -> Price:
     """One send of `num_bytes` over `link`: the measured curve of its kind, else latency plus bytes
     over bandwidth.
     """
-    curve = fabric.curve("send_recv", link.kind, 2)
+    curve = fabric.curve("send_recv", (link.a, link.b))
     if curve is not None:
         return _from_curve(curve, link, num_bytes)
     seconds = link.latency_s + num_bytes / link.bytes_per_s

@@ -10,11 +10,10 @@ from itertools import combinations
 import msgspec
 
 from wirecut.fabric.fabric import Fabric
+from wirecut.fabric.wires import is_network
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut
 from wirecut.machine.ranks import stores_are_ordered
-
-NETWORKS = ("tcp",)  # kinds of link whose ends share no memory
 
 
 class Wired(msgspec.Struct, frozen=True):
@@ -41,7 +40,7 @@ def choose_wires(cut: Cut, fabric: Fabric) -> Wired:
 
     def within(ranks: tuple[int, ...]) -> str:
         pairs = combinations(devices(ranks), 2)
-        apart = any(fabric.link(a, b).kind in NETWORKS for a, b in pairs)
+        apart = any(is_network(fabric.link(a, b).kind) for a, b in pairs)
         return "shm" if stores_are_ordered() and not apart else "tcp"
 
     def reduce_over(ranks: tuple[int, ...]) -> str:

@@ -1,7 +1,8 @@
 """A fabric in words: what joins its devices, and what each of them computes. Computes nothing."""
 
 from wirecut.explain.page import Block, Grid, Heading
-from wirecut.fabric.fabric import WIRES, Fabric
+from wirecut.fabric.fabric import Fabric
+from wirecut.fabric.wires import WIRES
 from wirecut.units import KIB, MIB, show_bytes, show_flops, show_rate, show_seconds
 
 SHOWN_SIZES = (2 * KIB, 128 * KIB, 8 * MIB)
@@ -33,11 +34,11 @@ def page(fabric: Fabric) -> list[Block]:
 
 def _wires(fabric: Fabric) -> list[Block]:
     rows: list[tuple[str, ...]] = []
-    for kind, name in WIRES.items():
+    for kind, wire in WIRES.items():
         sums = [c for c in fabric.curves if (c.op, c.wire) == ("all_reduce", kind)]
         for i, curve in enumerate(sums):
             link = next(link for link in fabric.links if link.kind == kind)
-            both = (name, show_seconds(link.latency_s), show_rate(link.bytes_per_s))
+            both = (wire.words, show_seconds(link.latency_s), show_rate(link.bytes_per_s))
             times = (show_seconds(curve.seconds(size)) for size in SHOWN_SIZES)
             rows.append((*(both if i == 0 else ("", "", "")), str(len(curve.devices)), *times))
     if not rows:

@@ -4,14 +4,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from wirecut.cost.terms import Estimate
-from wirecut.fabric.fabric import WIRES, Fabric
+from wirecut.fabric.fabric import Fabric
+from wirecut.fabric.wires import words_for
 from wirecut.layout.layout import parse_layout
 from wirecut.units import show_seconds
 
 
 def wire_name(kind: str) -> str:
     """What a person calls a kind of wire."""
-    return WIRES.get(kind, kind)
+    return words_for(kind)
 
 
 def listed(names: Sequence[str]) -> str:
