@@ -17,6 +17,7 @@ from wirecut.cost.terms import Estimate, Rejected
 from wirecut.cost.wire import wire_traffic
 from wirecut.engine.engine import Answer, Engine, Prompt, Totals, check_prompt
 from wirecut.layout.plan import Cut, Limits
+from wirecut.machine.world import RankHost
 from wirecut.spec.traffic import Traffic
 
 Comm = dict[str, dict[str, int]]
@@ -66,6 +67,7 @@ def run_cut(
     *,
     limits: Limits,
     rounds: int = 1,
+    hosts: Sequence[RankHost] = (),
     on_loaded: Callable[[], None] = lambda: None,
     on_token: Callable[[int, int], None] = lambda index, token: None,
     progress: Callable[[int, int], None] = lambda done, of: None,
@@ -77,7 +79,13 @@ def run_cut(
         check_prompt(index, prompt, pricing.spec, limits)
     passes = [[Answer() for _ in prompts] for _ in range(rounds)]
     with Engine(
-        folder, cut, pricing.fabric, limits=limits, dtype=pricing.dtype, progress=progress
+        folder,
+        cut,
+        pricing.fabric,
+        limits=limits,
+        dtype=pricing.dtype,
+        hosts=hosts,
+        progress=progress,
     ) as engine:
         on_loaded()
         for answers in passes:

@@ -28,6 +28,8 @@ def probe(
     check_out(out)
     with Bar("Measuring") as bar:
         fabric = measure(ranks, progress=bar.update)
+    if fabric is None:
+        return  # a launcher started this one too: the process with rank 0 has the fabric
     save_fabric(fabric, out)
     if ranks is None:
         cache_dir().mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,7 @@ from wirecut.fabric.fabric import Fabric
 from wirecut.layout.plan import Cut, Limits
 from wirecut.layout.rules import why_not
 from wirecut.machine.ranks import Ranks, start_ranks
+from wirecut.machine.world import RankHost
 from wirecut.sched.request import Reason
 from wirecut.spec.checkpoint import check_checkpoint
 from wirecut.spec.hf import read_config
@@ -96,10 +97,12 @@ class Engine:
         limits: Limits,
         dtype: str,
         keep_logits: bool = False,
+        hosts: Sequence[RankHost] = (),
         progress: Callable[[int, int], None] = lambda done, of: None,
     ) -> None:
         """Start the ranks and return once each holds its slices. Raises WirecutError.
 
+        `hosts` are where the fabric's hosts are, by name, when they are not all this one.
         `progress` is called with tensors read and tensors to read, over all ranks.
         """
         self.spec = read_config(folder / "config.json")
@@ -113,16 +116,11 @@ class Engine:
             )
         if limits.kv_tokens < BLOCK_TOKENS:
             raise UsageError(f"kv_tokens is {limits.kv_tokens}, expected at least {BLOCK_TOKENS}")
-        hosts = sorted({fabric.devices[device].host for device in cut.placement})
-        if len(hosts) > 1:
-            raise UsageError(
-                f"{cut.layout} lies on hosts {', '.join(hosts)}: this version starts ranks on one "
-                "host. Plan on a fabric of one, or choose a layout that fits it"
-            )
+        places = _places(cut, fabric, hosts)
         check_runnable(self.spec)
         check_checkpoint(folder, self.spec)
         self._begin = time.monotonic()
-        self._ranks = _start(folder, cut, fabric, limits, dtype, keep_logits)
+        self._ranks = _start(folder, cut, fabric, limits, dtype, keep_logits, places)
         try:
             self.loaded = self._load(progress)
         except BaseException:
@@ -257,6 +255,7 @@ def _start(
     limits: Limits,
     dtype: str,
     keep_logits: bool,
+    places: Sequence[RankHost],
 ) -> Ranks:
     if find_spec("torch") is None or find_spec("safetensors") is None:
         raise MissingExtra("engine", "running a model")
@@ -271,7 +270,22 @@ def _start(
         [payload] * cut.layout.world_size,
         cpus,
         accepts=FromRank,
+        hosts=places,
     )
+
+
+def _places(cut: Cut, fabric: Fabric, hosts: Sequence[RankHost]) -> list[RankHost]:
+    """Where each rank runs; empty: all here. Raises UsageError for hosts that cannot be reached."""
+    names = [fabric.devices[device].host for device in cut.placement]
+    known = {host.name: host for host in hosts}
+    if missing := sorted(set(names) - set(known)):
+        if known or len(missing) > 1:
+            raise UsageError(
+                f"{cut.layout} lies on hosts {', '.join(sorted(set(names)))}: this version starts "
+                "ranks on one host. Plan on a fabric of one, or choose a layout that fits it"
+            )
+        return []
+    return [known[name] for name in names]
 
 
 def _torch_device(fabric: Fabric, device: int) -> str:

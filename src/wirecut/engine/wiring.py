@@ -15,7 +15,7 @@ from wirecut.engine.wired import Wired, replica_ranks
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Limits
 from wirecut.machine.shm import Arena, Mailbox, ShmGroup
-from wirecut.machine.sockets import TorchGroup, join
+from wirecut.machine.sockets import TorchGroup, join, meet
 from wirecut.units import KIB, MIB
 
 STAGE_DEADLINE_S = 600.0  # another stage computes meanwhile: minutes for a long prompt on CPUs
@@ -99,12 +99,15 @@ def connect(
     rank: int,
     arena: Arena,
     crowded: bool,
+    master: tuple[str, int] | None = None,
 ) -> Wires:
     """The wires of `rank`. Collective: every rank of the job calls it at the same time."""
     shape = _Shape(layout, wired, limits, sizes, crowded)
     parts = dict(_shared_parts(arena, shape, rank))
     if wired.backend:
-        join(rank=rank, num_ranks=layout.world_size, port_box=parts["port"], backend=wired.backend)
+        world = {"rank": rank, "num_ranks": layout.world_size}
+        store = meet(**world, port_box=parts["port"], master=master)
+        join(store, **world, backend=wired.backend)
         parts |= _socket_parts(shape, rank)
     return Wires(
         tp=Comm(parts.get("tp")),

@@ -98,6 +98,7 @@ class Rank:
             rank=process.rank,
             arena=Arena(process.shared),
             crowded=process.crowded,
+            master=process.master,
         )
         reader = SliceReader(
             Path(task.folder),

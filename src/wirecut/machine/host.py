@@ -31,11 +31,14 @@ PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent
 @dataclass(frozen=True)
 class RankProcess:
     """What a rank starts with: who it is, its line to the parent, and the memory shared with the
-    host's other ranks.
+    host's other ranks, `neighbours` (itself among them). `master` is where rank 0's store listens
+    when not all ranks are neighbours.
     """
 
     rank: int
     num_ranks: int
+    neighbours: tuple[int, ...]
+    master: tuple[str, int] | None
     cpus: list[int]
     crowded: bool
     shared: mmap.mmap
@@ -58,8 +61,8 @@ def main(fd: int) -> int:
     if control.waiting():
         return 1  # the parent went while the libraries were imported
     children = {
-        _fork(config, rank, module.run, shared, control): rank
-        for rank in range(len(config.payloads))
+        _fork(config, index, module.run, shared, control): rank
+        for index, rank in enumerate(config.ranks)
     }
     for other in config.fds:
         os.close(other)
@@ -84,7 +87,7 @@ def _load(name: str) -> ModuleType:
 
 def _fork(
     config: HostConfig,
-    rank: int,
+    index: int,
     entry: Callable[[RankProcess], None],
     shared: mmap.mmap,
     control: Channel,
@@ -95,17 +98,18 @@ def _fork(
         return pid
     _die_with(host)
     control.close()
-    for other in config.fds[:rank] + config.fds[rank + 1 :]:
+    for other in config.fds[:index] + config.fds[index + 1 :]:
         os.close(other)
-    cores = [core for cpus in config.cpus for core in cpus]
     process = RankProcess(
-        rank=rank,
-        num_ranks=len(config.payloads),
-        cpus=config.cpus[rank],
-        crowded=len(cores) > len(set(cores)),
+        rank=config.ranks[index],
+        num_ranks=config.num_ranks,
+        neighbours=tuple(config.ranks),
+        master=config.master,
+        cpus=config.cpus[index],
+        crowded=config.crowded,
         shared=shared,
-        channel=Channel(socket_from(config.fds[rank]), Any),
-        payload=config.payloads[rank],
+        channel=Channel(socket_from(config.fds[index]), Any),
+        payload=config.payloads[index],
     )
     _run(entry, process)
 

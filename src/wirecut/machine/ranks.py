@@ -1,8 +1,8 @@
-"""Rank processes of this host, started, watched and ended together. Imports no torch; they do.
+"""Rank processes, started, watched and ended together. Imports no torch; they do.
 
-The command starts one *host process*, which imports the heavy libraries once, maps the memory that
-the ranks will share and forks them: eight ranks start as fast as one, and nothing that could be
-left behind has a name on disk.
+The command starts one *host process* per host, which imports the heavy libraries once, maps the
+memory that its ranks will share and forks them: eight ranks start as fast as one, and nothing that
+could be left behind has a name on disk.
 
     with start_ranks("wirecut.engine.worker", payloads, cpus, accepts=Said) as ranks:
         rank, message = ranks.next_message()
@@ -14,6 +14,7 @@ dies, the kernel kills them.
 
 import contextlib
 import platform
+import random
 import selectors
 import signal
 import socket
@@ -21,22 +22,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from wirecut.errors import RankFailed
 from wirecut.machine.channel import Channel, ChannelClosed
+from wirecut.machine.world import RankHost, World
 
 STOP_S = 1.0  # what a host process gets to end its ranks before it is killed, and they with it
 
 
 class HostConfig(msgspec.Struct, frozen=True):
-    """What the host process is told: the module that ranks run, and for each its cores, socket and
-    task.
+    """What a host process is told: the module that ranks run, and for each of its `ranks` the
+    cores, socket and task. `crowded`: ranks share cores.
     """
 
     module: str
+    ranks: list[int]
+    num_ranks: int
+    master: tuple[str, int] | None
+    crowded: bool
     cpus: list[list[int]]
     fds: list[int]
     payloads: list[bytes]
@@ -58,15 +65,13 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 class Ranks:
     """Running rank processes: their channels, and the watch over them. Use as a context manager."""
 
-    def __init__(
-        self, host: subprocess.Popen[bytes], control: Channel, channels: list[Channel]
-    ) -> None:
+    def __init__(self, hosts: list["HostProcess"], channels: dict[int, Channel]) -> None:
         self.channels = channels
-        self._host = host
-        self._control = control
+        self._hosts = hosts
         self._selector = selectors.DefaultSelector()
-        self._selector.register(control, selectors.EVENT_READ, None)
-        for rank, channel in enumerate(channels):
+        for host in hosts:
+            self._selector.register(host.control, selectors.EVENT_READ, host)
+        for rank, channel in channels.items():
             self._selector.register(channel, selectors.EVENT_READ, rank)
         self._done: set[int] = set()
 
@@ -76,16 +81,16 @@ class Ranks:
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while len(self._done) < len(self.channels):
-            for rank, channel in enumerate(self.channels):
+            for rank, channel in self.channels.items():
                 if channel.buffered():
                     return rank, self._take(rank)
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise TimeoutError
             ready = [key for key, _ in self._selector.select(left)]
-            for key in sorted(ready, key=lambda key: key.data is None):
-                if key.data is None:
-                    self._hear_host()
+            for key in sorted(ready, key=lambda key: isinstance(key.data, HostProcess)):
+                if isinstance(key.data, HostProcess):
+                    self._hear_host(key.data)
                     continue
                 try:
                     return key.data, self._take(key.data)
@@ -106,19 +111,25 @@ class Ranks:
 
     def _killed(self) -> str | None:
         """Which rank was killed, if one was: others give up for that, and may be heard first."""
-        with contextlib.suppress(ChannelClosed, TimeoutError):
-            while True:
-                message = self._control.receive(timeout_s=STOP_S)
-                if isinstance(message, Exited) and message.code < 0:
-                    return f"rank {message.rank} died: {_how(message.code)}"
+        deadline = time.monotonic() + STOP_S
+        for host in self._hosts:
+            with contextlib.suppress(ChannelClosed, TimeoutError):
+                while True:
+                    message = host.control.receive(max(0.0, deadline - time.monotonic()))
+                    if isinstance(message, Exited) and message.code < 0:
+                        return f"rank {message.rank} died: {_how(message.code)}"
         return None
 
-    def _hear_host(self) -> None:
+    def _hear_host(self, host: "HostProcess") -> None:
         try:
-            message = self._control.receive()
+            message = host.control.receive()
         except ChannelClosed:
+            if self._done.issuperset(host.ranks):
+                self._selector.unregister(host.control)
+                return
             raise RankFailed(
-                f"the process that holds the ranks ended ({_how(self._wait())}); all are gone"
+                f"the process that holds the ranks of {host.name} ended ({_how(host.wait())}); "
+                "all are gone"
             ) from None
         if isinstance(message, Failed):
             raise RankFailed(f"the ranks cannot start: {message.reason}")
@@ -137,19 +148,13 @@ class Ranks:
         """End every rank. Closing the control socket is the order; a host process that does not
         obey is killed.
         """
-        self._control.close()
         self._selector.close()
-        self._wait()
-        for channel in self.channels:
+        for host in self._hosts:
+            host.control.close()
+        for host in self._hosts:
+            host.wait()
+        for channel in self.channels.values():
             channel.close()
-
-    def _wait(self) -> int:
-        """The host process's exit code, once it has ended."""
-        try:
-            return self._host.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._host.kill()
-            return self._host.wait()
 
     def __enter__(self) -> "Ranks":
         return self
@@ -158,41 +163,82 @@ class Ranks:
         self.stop()
 
 
+@dataclass(frozen=True, eq=False)
+class HostProcess:
+    """A running host process, the ranks that it holds, and the line to it."""
+
+    name: str
+    ranks: tuple[int, ...]
+    process: subprocess.Popen[bytes]
+    control: Channel
+
+    def wait(self) -> int:
+        """The exit code, once it has ended; one that does not end is killed."""
+        try:
+            return self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
 def start_ranks(
     module: str,
     payloads: Sequence[bytes],
     cpus: Sequence[Sequence[int]],
     *,
     accepts: Any,
+    hosts: Sequence[RankHost] = (),
+    world: World | None = None,
 ) -> Ranks:
-    """Start one rank per payload on this host, pinned to its `cpus`.
+    """Start one rank per payload, pinned to its `cpus`: all here, or rank i on `hosts[i]`.
 
-    Each calls `run(process)` of `module`; `shared_bytes(payload)` there says how much memory they
-    share. `accepts` is the union of message types that ranks send, besides `Failed`.
+    Each calls `run(process)` of `module`; `shared_bytes(payload)` there says how much memory the
+    ranks of a host share. `accepts` is the union of message types that ranks send, besides
+    `Failed`. `world` says which ranks these are when other processes start more (torchrun).
     """
+    places = list(hosts) or [RankHost("this host")] * len(payloads)
+    if world is None:
+        apart = len(set(places)) > 1
+        meet = (places[0].address, random.randrange(20_000, 30_000)) if apart else None
+        world = World(0, len(payloads), len(payloads), meet)
+    cores = [core for each in cpus for core in each]
+    started: list[HostProcess] = []
+    channels: dict[int, Channel] = {}
+    for place in dict.fromkeys(places):
+        here = [i for i, each in enumerate(places) if each == place]
+        ends = [Channel.pair() for _ in here]
+        config = HostConfig(
+            module=module,
+            ranks=[world.first + i for i in here],
+            num_ranks=world.size,
+            master=world.master,
+            crowded=len(cores) > len(set(cores)),
+            cpus=[list(cpus[i]) for i in here],
+            fds=[end.fileno() for _, end in ends],
+            payloads=[payloads[i] for i in here],
+        )
+        started.append(_start_host(place, config, [end for _, end in ends]))
+        for i, (mine, _) in zip(here, ends, strict=True):
+            channels[world.first + i] = Channel(mine, accepts | Failed)
+    return Ranks(started, channels)
+
+
+def _start_host(place: RankHost, config: HostConfig, ends: list[socket.socket]) -> HostProcess:
     ours, theirs = Channel.pair()
-    ends = [Channel.pair() for _ in payloads]
-    inherited = [theirs, *(end for _, end in ends)]
-    config = HostConfig(
-        module=module,
-        cpus=[list(each) for each in cpus],
-        fds=[end.fileno() for _, end in ends],
-        payloads=list(payloads),
-    )
     # Ctrl-C goes to a terminal's whole process group; in a session of its own, ending it is ours.
-    host = subprocess.Popen(
-        [sys.executable, "-m", "wirecut.machine.host", str(theirs.fileno())],
-        pass_fds=[end.fileno() for end in inherited],
+    process = subprocess.Popen(
+        [*place.prefix, sys.executable, "-m", "wirecut.machine.host", str(theirs.fileno())],
+        pass_fds=[end.fileno() for end in (theirs, *ends)],
         stdin=subprocess.DEVNULL,
         stdout=sys.__stderr__,  # a command's standard output belongs to its answer
         start_new_session=True,
     )
-    for end in inherited:
+    for end in (theirs, *ends):
         end.close()
     control = Channel(ours, Exited | Failed)
     with contextlib.suppress(ChannelClosed):  # the first `next_message` says why
         control.send(config)
-    return Ranks(host, control, [Channel(mine, accepts | Failed) for mine, _ in ends])
+    return HostProcess(place.name, tuple(config.ranks), process, control)
 
 
 def stores_are_ordered() -> bool:

@@ -26,13 +26,15 @@ DEADLINE_S = 60.0
 
 
 class Arena:
-    """Hands out pieces of the shared mapping, in the order asked. Without a mapping it only counts
-    bytes.
+    """Hands out pieces of shared memory, in the order asked. Without memory it only counts bytes.
+
+    Memory that was used before needs one rank that clears the flags while the others wait.
     """
 
-    def __init__(self, shared: mmap.mmap | None) -> None:
+    def __init__(self, shared: mmap.mmap | memoryview | None, *, clear: bool = False) -> None:
         self.used = 0
         self._view = None if shared is None else memoryview(shared)
+        self._clear = clear
 
     def data(self, num_bytes: int) -> memoryview:
         """`num_bytes` of shared memory."""
@@ -42,7 +44,11 @@ class Arena:
 
     def flags(self, count: int) -> list[memoryview]:
         """`count` numbers that begin at 0, each in a cache line of its own."""
-        return [self.data(CACHE_LINE)[:8].cast("q") for _ in range(count)]
+        flags = [self.data(CACHE_LINE)[:8].cast("q") for _ in range(count)]
+        if self._clear:
+            for flag in flags:
+                flag[0] = 0
+        return flags
 
 
 def wait_until(
@@ -85,9 +91,10 @@ class ShmGroup:
         crowded: bool,
         name: str,
         members: tuple[int, ...] | None = None,
+        deadline_s: float = DEADLINE_S,
     ) -> None:
         self.size, self.rank, self.slot_bytes = size, rank, slot_bytes
-        self.deadline_s = DEADLINE_S
+        self.deadline_s = deadline_s
         self._crowded, self._name = crowded, name
         self._members = members or tuple(range(size))
         self._flags = arena.flags(size)
@@ -98,7 +105,7 @@ class ShmGroup:
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """Sum `x` over the group, in place, the same bits on every rank. Any shape; contiguous."""
         add = self._two_shot if self.size > 2 and x.nbytes >= TWO_SHOT_BYTES else self._one_shot
-        flat, most = x.view(-1), self.slot_bytes // x.itemsize
+        flat, most = x.view(-1), self._most(x)
         for start in range(0, flat.numel(), most):
             add(flat[start : start + most])
         return x
@@ -124,6 +131,42 @@ class ShmGroup:
                 )
         return together
 
+    def all_gather(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` of every rank, one after the other along the first dim, on every rank."""
+        out = x.new_empty(self.size * x.shape[0], *x.shape[1:])
+        parts, most = [part.view(-1) for part in out.chunk(self.size)], self._most(x)
+        flat = x.view(-1)
+        for start in range(0, flat.numel(), most):
+            piece = flat[start : start + most]
+            for rank, view in enumerate(self._exchange(piece, "all-gather")):
+                parts[rank][start : start + most].copy_(view)
+        return out
+
+    def all_to_all(self, x: torch.Tensor) -> torch.Tensor:
+        """Part i of `x` (equal parts along the first dim) goes to rank i; theirs come back, by
+        rank.
+        """
+        out = torch.empty_like(x)
+        mine, theirs = x.view(self.size, -1), out.view(self.size, -1)
+        most = max(1, self._most(x) // self.size)
+        for start in range(0, mine.shape[1], most):
+            piece = mine[:, start : start + most].reshape(-1)
+            for rank, view in enumerate(self._exchange(piece, "all-to-all")):
+                theirs[rank, start : start + most].copy_(view.view(self.size, -1)[self.rank])
+        return out
+
+    def _most(self, x: torch.Tensor) -> int:
+        """Elements that a slot has room for."""
+        return self.slot_bytes // x.itemsize
+
+    def _exchange(self, flat: torch.Tensor, what: str) -> list[torch.Tensor]:
+        """Show `flat` to all; every rank's, by rank, until the next round but one."""
+        views = self._begin(flat.numel(), flat.dtype)
+        views[self.rank].copy_(flat)
+        self._post()
+        self._await(what)
+        return views
+
     def barrier(self) -> None:
         """Return once every rank has come here."""
         self._round += 1
@@ -131,11 +174,7 @@ class ShmGroup:
         self._await("barrier")
 
     def _one_shot(self, flat: torch.Tensor) -> None:
-        views = self._begin(flat.numel(), flat.dtype)
-        views[self.rank].copy_(flat)
-        self._post()
-        self._await("all-reduce")
-        _sum(views, out=flat)
+        _sum(self._exchange(flat, "all-reduce"), out=flat)
 
     def _two_shot(self, flat: torch.Tensor) -> None:
         count = flat.numel()

@@ -1,7 +1,8 @@
 """The same collectives through `torch.distributed`: Gloo over TCP between hosts or over loopback,
 NCCL between GPUs.
 
-    join(rank=0, num_ranks=2, host="127.0.0.1", port_box=flag, backend="gloo")
+    store = meet(rank=0, num_ranks=2, port_box=flag, master=None)
+    join(store, rank=0, num_ranks=2, backend="gloo")
     group = TorchGroup((0, 1))
     group.all_reduce(x)
 """
@@ -12,31 +13,136 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from wirecut.errors import RankFailed
+from wirecut.machine.echo import Address, Echo, silent
+from wirecut.machine.nic import address_facing, interface_of
 from wirecut.machine.shm import DEADLINE_S, wait_until
+from wirecut.machine.world import MEET_S
 
 SENDS_IN_FLIGHT = 16  # kept alive until done, then the oldest is waited for
+ANSWER_S = 5.0  # what a peer gets to send back a few packets
 
 
-def join(
-    *, rank: int, num_ranks: int, port_box: memoryview, backend: str, host: str = "127.0.0.1"
-) -> None:
-    """Join the default process group. Rank 0 opens a store on a free port and posts it in
-    `port_box`.
+def meet(*, rank: int, num_ranks: int, port_box: memoryview, master: Address | None) -> dist.Store:
+    """The store that all ranks of the job share. Raises RankFailed.
+
+    With a `master`, it is where that says (torchrun's own agent keeps one there); else rank 0 opens
+    one on a free port of loopback and posts it in `port_box`, which lies in shared memory.
     """
-    if host == "127.0.0.1":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if master is not None:
+        return _meet_at(master, rank, num_ranks)
+    _speak_through("lo")
     timeout = timedelta(seconds=DEADLINE_S)
     if rank == 0:
         store = dist.TCPStore(
-            host, 0, num_ranks, is_master=True, timeout=timeout, wait_for_workers=False
+            "127.0.0.1", 0, num_ranks, is_master=True, timeout=timeout, wait_for_workers=False
         )
         port_box[0] = store.port
-    else:
-        wait_until(port_box, 1, crowded=True, deadline_s=DEADLINE_S, who="rank 0 (its store)")
-        store = dist.TCPStore(host, port_box[0], num_ranks, is_master=False, timeout=timeout)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=num_ranks, timeout=timeout)
+        return store
+    wait_until(port_box, 1, crowded=True, deadline_s=DEADLINE_S, who="rank 0 (its store)")
+    return dist.TCPStore("127.0.0.1", port_box[0], num_ranks, is_master=False, timeout=timeout)
+
+
+def _meet_at(master: Address, rank: int, num_ranks: int) -> dist.Store:
+    """The launcher's store; sockets then use the interface that leads to it."""
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = master[0], str(master[1])
+    timeout = timedelta(seconds=MEET_S)
+    try:
+        if interface := interface_of(address_facing(master[0])):
+            _speak_through(interface)
+        store, _, _ = next(rendezvous("env://", rank, num_ranks, timeout=timeout))
+    except (OSError, RuntimeError) as error:
+        said = str(error).partition("\n")[0]
+        raise RankFailed(
+            f"rank {rank} cannot reach the store of rank 0 at {master[0]}:{master[1]} within "
+            f"{MEET_S:.0f} s ({said}): is MASTER_ADDR right, and the port open?"
+        ) from error
+    return dist.PrefixStore("wirecut", store)
+
+
+def _speak_through(interface: str) -> None:
+    """Which network interface carries collectives, unless a person has said it."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    if interface != "lo":
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+
+
+def join(
+    store: dist.Store, *, rank: int, num_ranks: int, backend: str, timeout_s: float = DEADLINE_S
+) -> None:
+    """Make the default process group: every rank's first collective may then be made."""
+    timeout = timedelta(seconds=timeout_s)
+    with _naming(tuple(range(num_ranks)), "joining"):
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=num_ranks, timeout=timeout
+        )
+
+
+class Watch:
+    """Names the wire when something hangs: every rank answers pings, and can ask its peers.
+
+    `names` says who each rank is ("rank 2 (host b)"). Made by every rank of the job.
+    """
+
+    def __init__(self, store: dist.Store, *, rank: int, names: list[str], address: str) -> None:
+        self._store, self._rank, self.names = store, rank, names
+        self._echo = Echo(address)
+        share(store, "echo", rank, f"{address}:{self._echo.address[1]}".encode())
+
+    def check(self, peers: list[int]) -> None:
+        """Ask `peers`, and hear what the others found. Raises RankFailed naming every pair that
+        nothing comes through. Collective.
+        """
+        mine = "\n".join(self.broken(peers))
+        share(self._store, "broken", self._rank, mine.encode())
+        said = gather(self._store, "broken", self.names, timeout_s=2 * ANSWER_S)
+        if broken := [line for each in said for line in each.decode().splitlines()]:
+            raise RankFailed(cut_wires(broken))
+
+    def broken(self, peers: list[int]) -> list[str]:
+        """A line for each of `peers` that does not answer this rank."""
+        addresses = {
+            peer: _address(fetch(self._store, "echo", peer, self.names[peer], 2 * ANSWER_S))
+            for peer in peers
+        }
+        return [
+            f"between {self.names[self._rank]} and {self.names[peer]}: {reason}"
+            for peer, reason in silent(addresses, wait_s=ANSWER_S).items()
+        ]
+
+
+def cut_wires(broken: list[str]) -> str:
+    """What to tell of pairs that nothing comes through."""
+    return (
+        f"nothing comes through {'; '.join(broken)}. Look at the cable, the switch and the "
+        "firewall between them, and at which interface GLOO_SOCKET_IFNAME names"
+    )
+
+
+def _address(text: bytes) -> Address:
+    host, _, port = text.decode().rpartition(":")
+    return host, int(port)
+
+
+def share(store: dist.Store, what: str, rank: int, content: bytes) -> None:
+    """Tell all ranks something; `gather` and `fetch` hear it."""
+    store.set(f"{what}/{rank}", content)
+
+
+def fetch(store: dist.Store, what: str, rank: int, name: str, timeout_s: float) -> bytes:
+    """What one rank shared. Raises RankFailed that names it when it does not come."""
+    try:
+        store.wait([f"{what}/{rank}"], timedelta(seconds=timeout_s))
+        return store.get(f"{what}/{rank}")
+    except RuntimeError as error:
+        raise RankFailed(f"{name} said nothing within {timeout_s:.0f} s ({what})") from error
+
+
+def gather(store: dist.Store, what: str, names: list[str], *, timeout_s: float) -> list[bytes]:
+    """What every rank shared, by rank. Raises RankFailed that names the first that is missing."""
+    return [fetch(store, what, rank, name, timeout_s) for rank, name in enumerate(names)]
 
 
 class TorchGroup:
@@ -45,9 +151,14 @@ class TorchGroup:
     Every rank of the job makes every group, in the same order, as `new_group` asks.
     """
 
-    def __init__(self, members: tuple[int, ...]) -> None:
+    def __init__(self, members: tuple[int, ...], *, timeout_s: float = DEADLINE_S) -> None:
         self.members, self.size = members, len(members)
-        self._group = dist.new_group(list(members), use_local_synchronization=False)
+        with _naming(members, "joining"):
+            self._group = dist.new_group(
+                list(members),
+                timeout=timedelta(seconds=timeout_s),
+                use_local_synchronization=False,
+            )
         self._sent: deque[tuple[dist.Work, torch.Tensor]] = deque()
         mine = dist.get_rank()
         self.rank = members.index(mine) if mine in members else None
@@ -73,6 +184,19 @@ class TorchGroup:
         with _naming(self.members, "all-gather"):
             dist.all_gather(list(out.chunk(self.size)), x, group=self._group)
         return out
+
+    def all_to_all(self, x: torch.Tensor) -> torch.Tensor:
+        """Part i of `x` (equal parts along the first dim) goes to rank i; theirs come back, by
+        rank.
+        """
+        out = torch.empty_like(x)
+        with _naming(self.members, "all-to-all"):
+            dist.all_to_all_single(out, x, group=self._group)
+        return out
+
+    def barrier(self) -> None:
+        """Return once every member has come here."""
+        self.all_reduce(torch.zeros(1))
 
     def send(self, x: torch.Tensor, to: int) -> None:
         """Send to the group's rank `to`. `x` must not change afterwards.

@@ -1,0 +1,173 @@
+"""What a device computes, timed with the products that the engine runs (`machine.kernels`): weights
+streamed, matrix rates by rows and dtype, attention, small operations.
+
+    for what, job in arithmetic_jobs(device, barrier, found): ...
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from wirecut.fabric.probing import Arithmetic
+from wirecut.machine.kernels import Operations, PackedLinear
+from wirecut.units import GIB, MIB
+
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+POINT_S = 0.04  # what a repeated measurement may take
+CROWDED_POINT_S = 0.1  # many turns of some milliseconds that the kernel gives each rank
+HEADS, HEAD_DIM = 8, 64  # of the attention that is timed: as many heads for keys as for queries
+ATTENTION = ((1, 256), (1, 2048), (256, 256), (512, 2048))  # queries, keys
+
+Job = tuple[str, Callable[[], None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is computed on one kind of device. `matrix` is the columns of a matrix, `working_sets`
+    lie in a core's cache, in the shared cache and in memory.
+    """
+
+    dtypes: tuple[str, ...]
+    rows: tuple[int, ...]
+    working_sets: tuple[int, ...]
+    matrix: int
+
+
+CPU = Workload(
+    ("bf16", "fp32"), tuple(1 << i for i in range(10)), (2 * MIB, 12 * MIB, 96 * MIB), 1024
+)
+GPU = Workload(
+    ("bf16", "fp16", "fp32"), tuple(1 << i for i in range(0, 14, 2)), (32 * MIB, GIB), 4096
+)
+
+
+@dataclass(slots=True)
+class Found:
+    """What was measured so far."""
+
+    points: list[tuple[str, int, int, float]] = field(default_factory=list)
+    attention: list[tuple[str, int, int, int, int, float]] = field(default_factory=list)
+    launch_s: float = 0.0
+
+    def report(self) -> Arithmetic:
+        return Arithmetic(tuple(self.points), tuple(self.attention), self.launch_s)
+
+
+class Bench:
+    """Times calls on one device; all ranks begin each point together (`barrier`)."""
+
+    def __init__(self, device: torch.device, barrier: Callable[[], None], *, crowded: bool) -> None:
+        self.device, self.barrier, self.crowded = device, barrier, crowded
+        self.load = GPU if device.type == "cuda" else CPU
+
+    def seconds(self, once: Callable[[], object]) -> float:
+        """Seconds of a call, from calls made for POINT_S, at least two after one that warms up.
+
+        The median; where ranks share a core the mean, which alone has the turns of the others in
+        it.
+        """
+        once()
+        self.sync()
+        times, end = [], time.perf_counter() + (CROWDED_POINT_S if self.crowded else POINT_S)
+        while len(times) < 2 or time.perf_counter() < end:
+            begin = time.perf_counter()
+            once()
+            self.sync()
+            times.append(time.perf_counter() - begin)
+        return statistics.mean(times) if self.crowded else statistics.median(times)
+
+    def sync(self) -> None:
+        """Wait for what was started: a GPU's calls return before it has computed."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def random(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.randn(*shape, device=self.device).to(dtype)
+
+
+def arithmetic_jobs(bench: Bench, found: Found) -> Iterator[Job]:
+    """What to compute, in order, with words for each; `found` fills."""
+    for dtype in bench.load.dtypes:
+        for working_set in bench.load.working_sets:
+            yield (
+                f"matrices of {working_set >> 20} MiB in {dtype}",
+                lambda dtype=dtype, size=working_set: _matrices(bench, dtype, size, found),
+            )
+    yield "attention", lambda: _attention(bench, found)
+    yield "small operations", lambda: _launch(bench, found)
+
+
+def _matrices(bench: Bench, dtype: str, working_set: int, found: Found) -> None:
+    """Stream a working set of weights once, with 1 row and more."""
+    torch_dtype, columns = TORCH_DTYPES[dtype], bench.load.matrix
+    matrix_bytes = min(working_set, 4 * MIB * (columns // 1024) ** 2)  # few calls, much data
+    out = matrix_bytes // torch_dtype.itemsize // columns
+    products = [
+        PackedLinear(bench.random(out, columns, dtype=torch_dtype))
+        for _ in range(working_set // matrix_bytes)
+    ]
+    total = len(products) * out * columns * torch_dtype.itemsize
+    for rows in bench.load.rows:
+        x = bench.random(rows, columns, dtype=torch_dtype)
+        bench.barrier()
+        seconds = bench.seconds(lambda x=x: [each(x) for each in products])
+        found.points.append((dtype, rows, total, seconds))
+
+
+def _attention(bench: Bench, found: Found) -> None:
+    """One sequence's attention, as the engine calls it: a decode's one query, a prompt's many."""
+    width = HEADS * HEAD_DIM
+    for queries, keys in ATTENTION:
+        q = bench.random(1, HEADS, queries, HEAD_DIM, dtype=torch.bfloat16)
+        k = bench.random(1, HEADS, keys, HEAD_DIM, dtype=torch.bfloat16)
+        bench.barrier()
+        seconds = bench.seconds(
+            lambda q=q, k=k: torch.nn.functional.scaled_dot_product_attention(
+                q, k, k, is_causal=q.shape[2] == k.shape[2] > 1
+            )
+        )
+        found.attention.append(("bf16", queries, keys, width, width, seconds))
+
+
+def _launch(bench: Bench, found: Found) -> None:
+    """Seconds to start one operation in the mix that a transformer layer is, on little data.
+
+    Timed one kind at a time, each from a warm cache, they take less than half as long.
+    """
+    layer = _small_layer(bench.device)
+    with Operations() as operations:
+        layer()
+    found.launch_s = bench.seconds(layer) / operations.count
+
+
+def _small_layer(device: torch.device) -> Callable[[], object]:
+    """Norms, products, rotary embedding, cache writes, attention and a gated MLP for one token."""
+    width, heads, dim = 256, 8, 32
+    here = {"dtype": torch.bfloat16, "device": device}
+    norm, x = torch.ones(width, **here), torch.ones(1, width, **here)
+    mix, out, wide, down = (
+        PackedLinear(torch.ones(rows, width, **here)) for rows in (768, 256, 512, 256)
+    )
+    cache, place = torch.zeros(heads, 64, dim, **here), torch.tensor([3], device=device)
+    turn = torch.ones(1, 1, dim, **here)
+
+    def layer() -> torch.Tensor:
+        h = torch.nn.functional.rms_norm(x, (width,), norm, 1e-5)
+        qkv = mix(h).view(1, 3 * heads, dim)
+        both = qkv[:, : 2 * heads]
+        qk = torch.addcmul(both * turn, both.roll(dim // 2, -1), turn)
+        cache.index_copy_(1, place, qk[:, heads:].transpose(0, 1))
+        cache.index_copy_(1, place, qkv[:, 2 * heads :].transpose(0, 1))
+        seen, mixed = cache[:, 0:20], torch.empty_like(qk[:, :heads])
+        mixed[0:1] = torch.nn.functional.scaled_dot_product_attention(
+            qk[0:1, :heads].view(1, heads, 1, dim), seen[None], seen[None]
+        ).view(1, heads, dim)
+        y = x + out(mixed.flatten(1))
+        h = torch.nn.functional.rms_norm(y, (width,), norm, 1e-5)
+        gate, up = wide(h).chunk(2, dim=1)
+        return y + down(torch.nn.functional.silu(gate).mul_(up))
+
+    return layer

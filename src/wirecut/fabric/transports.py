@@ -1,0 +1,197 @@
+"""What carries a probe's jobs: the engine's own transports, made anew for each job from one piece
+of shared memory, or from process groups that are kept.
+
+    lane = transports.lane(job)         # None for a rank that has no part in the job
+    lane.group.all_reduce(x)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from wirecut.fabric.probing import Job
+from wirecut.machine.host import RankProcess
+from wirecut.machine.shm import Arena, Mailbox, ShmGroup
+from wirecut.machine.sockets import TorchGroup
+from wirecut.units import MIB
+
+SLOT_BYTES = 8 * MIB  # as the engine's largest: longer messages go in pieces
+MAILBOX_DEPTH = 2
+
+
+class Group(Protocol):
+    """The collectives that are timed."""
+
+    size: int
+
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor: ...
+
+    def all_gather(self, x: torch.Tensor) -> torch.Tensor: ...
+
+    def all_to_all(self, x: torch.Tensor) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One group of a job as one of its ranks sees it: `place` is this rank's in the group.
+
+    `boxes` are the ways there and back when it is a pair that meets in shared memory.
+    """
+
+    group: Group
+    members: tuple[int, ...]
+    place: int
+    device: torch.device
+    boxes: tuple[Mailbox, Mailbox] | None = None
+
+    def agree(self, value: float) -> float:
+        """What the first of the group says, on all of them."""
+        said = torch.tensor([value if self.place == 0 else 0.0], dtype=torch.float64)
+        return float(self.group.all_reduce(said))
+
+    def there_and_back(self, x: torch.Tensor) -> None:
+        """The first of a pair sends `x` and receives it again."""
+        steps = (self._send, self._receive)
+        for step in steps if self.place == 0 else reversed(steps):
+            step(x)
+
+    def _send(self, x: torch.Tensor) -> None:
+        if self.boxes is None:
+            self.group.send(x, to=1 - self.place)
+            return
+        most = SLOT_BYTES // x.itemsize
+        for start in range(0, x.numel(), most):
+            self.boxes[self.place].write(x[start : start + most])
+
+    def _receive(self, x: torch.Tensor) -> None:
+        if self.boxes is None:
+            self.group.receive(x, source=1 - self.place)
+            return
+        most = SLOT_BYTES // x.itemsize
+        for start in range(0, x.numel(), most):
+            self.boxes[1 - self.place].read(0, x[start : start + most])
+
+    def sync(self) -> None:
+        """Wait for what was started: a GPU's calls return before it is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+class Everyone:
+    """All ranks of the probe: they begin each job together."""
+
+    def __init__(self, arena: Arena, process: RankProcess, *, patience_s: float) -> None:
+        self.port = arena.flags(1)[0]
+        neighbours = process.neighbours
+        self.is_first = process.rank == neighbours[0]
+        self.local = ShmGroup(
+            arena,
+            size=len(neighbours),
+            rank=neighbours.index(process.rank),
+            slot_bytes=64,
+            crowded=process.crowded,
+            name="probe",
+            members=neighbours,
+            deadline_s=patience_s,
+        )
+        self._leaders: TorchGroup | None = None
+
+    @staticmethod
+    def bytes_for(neighbours: int) -> int:
+        """Shared memory that it takes."""
+        arena = Arena(None)
+        arena.flags(1)
+        ShmGroup(arena, size=neighbours, rank=0, slot_bytes=64, crowded=False, name="probe")
+        return arena.used
+
+    def connect(self, firsts: Sequence[int], *, timeout_s: float) -> None:
+        """From now on wait for the ranks of other hosts too. Collective."""
+        if len(firsts) > 1:
+            self._leaders = TorchGroup(tuple(firsts), timeout_s=timeout_s)
+
+    def barrier(self) -> None:
+        """Return once every rank has come here."""
+        self.local.barrier()
+        if self._leaders is not None:
+            if self.is_first:
+                self._leaders.barrier()
+            self.local.barrier()
+
+
+def scratch_bytes(neighbours: int) -> int:
+    """Shared memory that the largest job on a host of so many ranks takes."""
+    slots = 2 * neighbours + 2 * MAILBOX_DEPTH * (neighbours // 2 + 1)
+    return slots * SLOT_BYTES + MIB
+
+
+class Transports:
+    """Makes the lanes of each job. Every rank asks for every job, in the same order."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        process: RankProcess,
+        everyone: Everyone,
+        *,
+        device: torch.device,
+        timeout_s: float,
+    ) -> None:
+        self._process, self._everyone, self._device = process, everyone, device
+        self._timeout_s = timeout_s
+        self._scratch = arena.data(scratch_bytes(len(process.neighbours)))
+        self._groups: dict[tuple[int, ...], TorchGroup] = {}
+
+    def lane(self, job: Job) -> Lane | None:
+        """This rank's part of a job. Collective."""
+        lanes = self._shared(job) if job.wire == "shm" else self._sockets(job)
+        self._everyone.local.barrier()  # flags are clear before anyone raises one
+        return lanes
+
+    def _sockets(self, job: Job) -> Lane | None:
+        mine = None
+        for members in job.groups:
+            if members not in self._groups:
+                self._groups[members] = TorchGroup(members, timeout_s=self._timeout_s)
+            if self._process.rank in members:
+                place = members.index(self._process.rank)
+                mine = Lane(self._groups[members], members, place, self._device)
+        return mine
+
+    def _shared(self, job: Job) -> Lane | None:
+        arena, mine = Arena(self._scratch, clear=self._everyone.is_first), None
+        rank, crowded = self._process.rank, self._process.crowded
+        for members in job.groups:
+            if not set(members) <= set(self._process.neighbours):
+                continue
+            place = members.index(rank) if rank in members else 0
+            group = ShmGroup(
+                arena,
+                size=len(members),
+                rank=place,
+                slot_bytes=SLOT_BYTES if job.op != "send_recv" else 64,
+                crowded=crowded,
+                name=job.words,
+                members=members,
+                deadline_s=self._timeout_s,
+            )
+            boxes = None
+            if job.op == "send_recv":
+                there, back = (self._box(arena, job, crowded) for _ in range(2))
+                boxes = (there, back)
+            if rank in members:
+                mine = Lane(group, members, place, self._device, boxes)
+        return mine
+
+    def _box(self, arena: Arena, job: Job, crowded: bool) -> Mailbox:
+        box = Mailbox(
+            arena,
+            readers=1,
+            slot_bytes=SLOT_BYTES,
+            depth=MAILBOX_DEPTH,
+            crowded=crowded,
+            name=job.words,
+        )
+        box.deadline_s = self._timeout_s
+        return box
