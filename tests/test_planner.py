@@ -55,6 +55,23 @@ def test_groups_stay_within_islands():
     assert place(fabric(3, islands=()), Layout(pp=3)) == (0, 1, 2)
 
 
+def test_stages_stay_within_islands_of_islands():
+    pairs, boxes = tuple((i, i + 1) for i in range(0, 12, 2)), ((0, 1, 2, 3), (4, 5, 6, 7, 8, 9))
+    wires = fabric(12, islands=(*pairs, *boxes))
+    assert place(wires, Layout(tp=2, pp=3)) == (4, 5, 6, 7, 8, 9)
+    assert place(wires, Layout(tp=2, pp=2, dp=2)) == (0, 1, 2, 3, 4, 5, 6, 7)
+    assert place(wires, Layout(tp=4, dp=2)) == (0, 1, 2, 3, 4, 5, 6, 7)
+    # a pair is too small for three, a box has room; then what is left of boxes together
+    assert place(wires, Layout(tp=3, dp=3)) == (0, 1, 2, 4, 5, 6, 7, 8, 9)
+    assert place(wires, Layout(pp=2, dp=6)) == tuple(range(12))
+    assert sorted(place(wires, Layout(tp=12))) == list(range(12))
+
+
+def test_a_box_takes_first_what_no_pair_holds():
+    wires = fabric(7, islands=((0, 1), (0, 1, 2, 3, 4)))
+    assert place(wires, Layout(tp=2, dp=3)) == (0, 1, 2, 3, 5, 6)
+
+
 def test_stages_count_the_head():
     # a head as heavy as three layers leaves the last stage with fewer of them
     spec = model(vocab_size=1728, num_hidden_layers=9)

@@ -7,7 +7,10 @@ Knows no load: a cut is the same under every traffic and on wires of every speed
 compare like with like.
 """
 
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 
 from wirecut.cost.replica import Pricing
 from wirecut.fabric.fabric import Device, Fabric
@@ -29,21 +32,67 @@ def all_layouts(num_devices: int) -> Iterator[Layout]:
 
 
 def place(fabric: Fabric, layout: Layout) -> tuple[int, ...]:
-    """The device of each rank: consecutive ids, TP innermost, a TP group within one island where
-    one has room.
+    """The device of each rank: consecutive ids, TP innermost.
+
+    A TP group goes into the smallest island that has room for it, the stages of one replica into
+    the smallest island of islands that has room for them all; devices of no island come last.
     """
-    listed = {device for island in fabric.islands for device in island}
-    alone = tuple(device.id for device in fabric.devices if device.id not in listed)
-    pools = [list(island) for island in (*fabric.islands, alone) if island]
-    placement: list[int] = []
-    for _ in range(layout.pp * layout.dp):
-        pool = next((pool for pool in pools if len(pool) >= layout.tp), None)
-        if pool is None:  # no island has room for a whole group: take what is left, in order
-            pool = [device for pool in pools for device in pool]
-            pools = [pool]
-        placement += pool[: layout.tp]
-        del pool[: layout.tp]
-    return tuple(placement)
+    pools = _pools(fabric)
+    holders: dict[int, list[_Pool]] = {device.id: [] for device in fabric.devices}
+    for pool in pools:
+        for device in pool.members:
+            holders[device].append(pool)
+    racks = [
+        (rack, [pool for pool in pools if pool.members <= rack.members])
+        for rack in pools
+        if rack.nested and layout.pp > 1
+    ]
+    placed: dict[int, None] = {}
+    for _ in range(layout.dp):
+        roomy = (both for both in racks if both[0].free >= layout.replica_size)
+        whole, within = next(roomy, (pools[-1], pools))
+        for _ in range(layout.pp):
+            pool = next((one for one in within if one.free >= layout.tp), whole)
+            while pool.queue and pool.queue[0] in placed:
+                pool.queue.popleft()
+            free = (device for device in pool.queue if device not in placed)
+            for device in list(islice(free, layout.tp)):
+                placed[device] = None
+                for holder in holders[device]:
+                    holder.free -= 1
+    return tuple(placed)
+
+
+@dataclass(slots=True)
+class _Pool:
+    """Devices that a group may be put on, in order; `nested`: an island that holds islands."""
+
+    queue: deque[int]
+    members: frozenset[int]
+    free: int
+    nested: bool
+
+
+def _pools(fabric: Fabric) -> list[_Pool]:
+    """Every island, smallest first, each after those of its devices that no smaller one holds; last
+    the devices of no island, and all devices, each island's together.
+    """
+    everyone = tuple(device.id for device in fabric.devices)
+    pools: list[_Pool] = []
+    holder: dict[int, int] = {}  # the largest island so far that holds a device, as place in pools
+
+    def add(devices: list[int], *, nested: bool) -> None:
+        pools.append(_Pool(deque(devices), frozenset(devices), len(devices), nested))
+
+    for island in (*sorted(fabric.islands, key=len), everyone):
+        inner = sorted({holder[device] for device in island if device in holder})
+        own = [device for device in island if device not in holder]
+        if inner and own:
+            add(own, nested=False)
+        ordered = [device for place in inner for device in pools[place].queue]
+        add(ordered + own, nested=bool(inner) and island is not everyone)
+        holder |= dict.fromkeys(island, len(pools) - 1)
+    return pools
 
 
 def cut_for(pricing: Pricing, layout: Layout, *, context: float) -> Cut:
