@@ -15,11 +15,11 @@ import pytest
 from commands import Command
 from models import write_model
 from wirecut.errors import RankFailed
-from wirecut.fabric.discover import assumed_fabric
+from wirecut.fabric.discover import assumed_fabric, host_devices
 from wirecut.fabric.fabric import save_fabric
-from wirecut.fabric.probing import Said, plan_probe
+from wirecut.fabric.probing import ProbeTask, Said
 from wirecut.machine.channel import Channel
-from wirecut.machine.ranks import Exited, Failed, Ranks, start_ranks
+from wirecut.machine.ranks import Exited, Failed, HostProcess, Ranks, start_ranks
 
 INTERRUPTED = 130
 SOON_S = 5.0  # from a signal to the end of the command
@@ -149,7 +149,9 @@ def test_the_host_process_dies(generate: Generate, with_ranks: bool) -> None:
         assert host
         assert end_of(command, signal.SIGKILL, host) == 1
         said = command.stderr.splitlines()[-1]
-        assert said.startswith("error: the process that holds the ranks ended (killed by SIGKILL")
+        assert said.startswith(
+            "error: the process that holds the ranks of this host ended (killed by SIGKILL"
+        )
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
@@ -170,7 +172,8 @@ def test_a_killed_rank_is_named_though_another_gives_up_first() -> None:
     host, (ours, theirs) = subprocess.Popen([sys.executable, "-c", ""]), Channel.pair()
     lines = [Channel.pair() for _ in range(2)]
     channels = [Channel(mine, Failed) for mine, _ in lines]
-    with Ranks(host, Channel(ours, Exited | Failed), channels) as ranks:
+    held = HostProcess("here", (0, 1), host, Channel(ours, Exited | Failed))
+    with Ranks([held], dict(enumerate(channels))) as ranks:
         Channel(lines[0][1]).send(Failed("receive from rank 1 failed"))
         watch = Channel(theirs)
         watch.send(Exited(0, 1))
@@ -182,7 +185,7 @@ def test_a_killed_rank_is_named_though_another_gives_up_first() -> None:
 
 
 def test_a_core_that_is_not_there_is_said_by_the_rank() -> None:
-    task = msgspec.msgpack.encode(plan_probe(1))
+    task = msgspec.msgpack.encode(ProbeTask(host_devices(1)[0], 1))
     with (
         start_ranks("wirecut.fabric.measure", [task], [[10**5]], accepts=Said) as ranks,
         pytest.raises(RankFailed, match=r"rank 0: OSError: .*Invalid argument"),

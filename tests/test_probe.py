@@ -3,26 +3,35 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace as replace_struct
 
+from wirecut.fabric.arithmetic import ATTENTION, CPU
+from wirecut.fabric.assemble import assemble, fit_link
 from wirecut.fabric.discover import host_devices
 from wirecut.fabric.fabric import load_fabric
-from wirecut.fabric.probe import assemble, fit_link
 from wirecut.fabric.probing import (
-    DTYPES,
-    MESSAGE_SIZES,
-    ROWS,
-    WORKING_SETS,
+    GROUP_SIZES,
+    OTHER_SIZES,
+    PAIR_SIZES,
     Arithmetic,
+    Measured,
+    ProbeTask,
+    RankReport,
     WirePoints,
-    plan_probe,
+    distinct_hosts,
+    group_jobs,
+    pair_jobs,
 )
+
+PAIRS = ((0, 1), (2, 3))
 
 
 def wire(latency_s: float, bytes_per_s: float, op: str = "send_recv") -> WirePoints:
-    points = tuple((size, latency_s + size / bytes_per_s, 0.01) for size in MESSAGE_SIZES)
+    points = tuple((size, latency_s + size / bytes_per_s, 0.01) for size in PAIR_SIZES)
     return WirePoints(op, "shm", (0, 1), points)
 
 
@@ -42,28 +51,96 @@ def test_a_slow_middle_shows_as_spread() -> None:
     assert 0.1 < fit_link(WirePoints("send_recv", "shm", (0, 1), tuple(bent))).spread < 0.5
 
 
-def test_groups_and_pairs() -> None:
-    assert plan_probe(1).groups == ()
-    assert plan_probe(2).groups == ((0, 1),)
-    assert [len(group) for group in plan_probe(6).groups] == [2, 4, 6]
-    assert len(plan_probe(4).pairs) == 6
-    assert len(plan_probe(8).pairs) == 7
+def tasks(*hosts: int) -> list[ProbeTask]:
+    """So many ranks on each of some hosts."""
+    found: list[ProbeTask] = []
+    for number, count in enumerate(hosts):
+        first = len(found)
+        found += [
+            ProbeTask(
+                replace(host_devices(count)[i], id=first + i, host=f"host{number}"), count, first
+            )
+            for i in range(count)
+        ]
+    return found
+
+
+def test_every_pair_of_few_ranks_is_measured_over_its_wires() -> None:
+    jobs, notes = pair_jobs(tasks(2))
+    assert [(job.wire, job.groups) for job in jobs] == [("shm", ((0, 1),)), ("tcp", ((0, 1),))]
+    jobs, _ = pair_jobs(tasks(2, 2))
+    assert {job.groups[0] for job in jobs if job.wire == "shm"} == {(0, 1), (2, 3)}
+    assert {job.groups[0] for job in jobs if job.wire == "tcp"} == {(0, 2), (0, 3), (1, 2), (1, 3)}
+    assert notes == ()
+
+
+def test_of_hundreds_of_ranks_some_pairs_of_each_class_are_measured_and_that_is_said() -> None:
+    jobs, notes = pair_jobs(tasks(*[4] * 50))
+    assert 100 < len(jobs) < 300
+    assert {job.wire for job in jobs} == {"shm", "tcp"}
+    reached = {rank // 4 for job in jobs for rank in job.groups[0] if job.wire == "tcp"}
+    assert reached == set(range(50))
+    assert any("of 19600 pairs over tcp were measured" in note for note in notes)
+
+
+def test_groups_are_blocks_of_islands_hosts_and_all_alone_and_at_once() -> None:
+    jobs = group_jobs(tasks(2, 2), [(0, 1), (2, 3)])
+    sums = {(job.wire, job.groups) for job in jobs if job.op == "all_reduce"}
+    assert ("shm", ((0, 1),)) in sums
+    assert ("shm", ((2, 3),)) in sums
+    assert ("shm", ((0, 1), (2, 3))) in sums
+    assert ("tcp", ((0, 1, 2, 3),)) in sums
+    assert ("tcp", ((0, 2),)) in sums
+    assert ("tcp", ((0, 2), (1, 3))) in sums
+    assert {job.op for job in jobs} == {"all_reduce", "all_gather", "all_to_all", "send_recv"}
+    assert ("send_recv", ((0, 2), (1, 3))) in {(job.op, job.groups) for job in jobs}
+
+
+def test_islands_that_are_no_blocks_are_groups_too() -> None:
+    jobs = group_jobs(tasks(4), [(0, 2), (1, 3)])
+    assert ((0, 2),) in {job.groups for job in jobs if job.wire == "shm"}
+
+
+def test_hosts_of_one_name_that_share_no_memory_are_told_apart() -> None:
+    alike = [replace_struct(task, device=replace(task.device, host="box")) for task in tasks(2, 1)]
+    assert [task.device.host for task in distinct_hosts(alike)] == ["box-0", "box-0", "box-1"]
+    assert distinct_hosts(tasks(2, 1)) == tasks(2, 1)
+
+
+def measured(ranks: list[ProbeTask], wires: list[WirePoints]) -> Measured:
+    points = (("bf16", 1, 1000, 1e-6), ("bf16", 4, 1000, 2e-6), ("fp32", 1, 1000, 1e-6))
+    arithmetic = Arithmetic(points, (("bf16", 1, 256, 512, 512, 1e-5),), 3e-6)
+    reports = [RankReport((), arithmetic) for _ in ranks]
+    reports[0] = RankReport(tuple(wires), arithmetic)
+    return Measured(tuple(ranks), tuple(reports), ())
 
 
 def test_numbers_go_onto_devices_and_pairs_not_measured_take_the_median() -> None:
-    devices = host_devices(6)
     wires = [
         WirePoints("send_recv", "shm", pair, wire(5e-6, (1 + i) * 1e9).points)
-        for i, pair in enumerate(plan_probe(6).pairs)
+        for i, pair in enumerate([(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)])
     ]
-    points = (("bf16", 1, 1000, 1e-6), ("bf16", 4, 1000, 2e-6), ("fp32", 1, 1000, 1e-6))
-    fabric = assemble(devices, wires, [Arithmetic(points, 3e-6)] * 6)
+    fabric = assemble(measured(tasks(6), wires))
     assert len(fabric.links) == 15
     assert fabric.link(0, 5).bytes_per_s == pytest.approx(3e9)
     device = fabric.devices[0]
     assert device.bytes_per_s == pytest.approx(1e9)
     assert device.flops_per_s["bf16"] == pytest.approx(2 * 4 * 500 / 2e-6)
     assert (device.launch_s, device.source) == (3e-6, "measured")
+    assert device.attention[0].keys == 256
+
+
+def test_islands_come_from_what_was_measured_and_wrong_bytes_are_a_finding() -> None:
+    inside = [WirePoints("send_recv", "shm", pair, wire(5e-6, 5e9).points) for pair in PAIRS]
+    across = [
+        WirePoints("send_recv", "tcp", (a, b), wire(1e-4, 1e8).points, wrong=int((a, b) == (0, 3)))
+        for a in (0, 1)
+        for b in (2, 3)
+    ]
+    fabric = assemble(measured(tasks(2, 2), [*inside, *across]))
+    assert fabric.islands == PAIRS
+    assert [finding.severity for finding in fabric.findings] == ["wrong"]
+    assert "devices 0, 3 gave wrong results in 1 elements" in fabric.findings[0].what
 
 
 def test_probe_measures_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,14 +162,19 @@ def test_probe_measures_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "shared memory" in done.stdout
     fabric = load_fabric(out)
     assert out.read_bytes() == (tmp_path / "cache" / "wirecut" / "fabric.json").read_bytes()
-    assert {(curve.op, curve.wire) for curve in fabric.curves} == {
-        (op, kind) for op in ("all_reduce", "send_recv") for kind in ("shm", "tcp")
-    }
+    kinds = {(curve.op, curve.wire) for curve in fabric.curves}
+    ops = ("all_reduce", "send_recv", "all_gather", "all_to_all")
+    assert kinds == {(op, kind) for op in ops for kind in ("shm", "tcp")}
     for curve in fabric.curves:
-        assert [size for size, _ in curve.points] == list(MESSAGE_SIZES)
-    kinds = {(p.dtype, p.rows) for p in fabric.devices[1].points}
-    assert kinds == {(dtype, rows) for dtype in DTYPES for rows in ROWS}
-    assert len({p.weight_bytes for p in fabric.devices[0].points}) == len(WORKING_SETS)
+        whole = OTHER_SIZES if curve.op in ("all_gather", "all_to_all") else GROUP_SIZES
+        sizes = tuple(size for size, _ in curve.points)
+        assert sizes == whole[: len(sizes)]
+        assert curve.wire == "tcp" or len(sizes) == len(whole)
+    for device in fabric.devices:
+        rates = {(p.dtype, p.rows) for p in device.points}
+        assert rates == {(dtype, rows) for dtype in CPU.dtypes for rows in CPU.rows}
+        assert len({p.weight_bytes for p in device.points}) == len(CPU.working_sets)
+        assert tuple((p.queries, p.keys) for p in device.attention) == ATTENTION
     shm = fabric.only("shm").curve("all_reduce", (0, 1))
     tcp = fabric.only("tcp").curve("all_reduce", (0, 1))
     assert shm is not None

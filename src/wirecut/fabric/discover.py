@@ -1,19 +1,39 @@
-"""What is here: this host's cores as devices, before anything is measured. Numbers from here are
-`assumed`.
+"""What is here, before anything is measured: this host's GPUs, or its cores as devices.
 
+    fabric = discover()                 # GPUs when there are any; else assumed_fabric()
     fabric = assumed_fabric()           # one device per core that this process may use
+
+Rates of GPUs are their datasheets', those of cores are assumed.
 """
 
-import os
-import platform
+import shutil
 import socket
+import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import combinations
-from pathlib import Path
 
 from wirecut.errors import FabricError
+from wirecut.fabric.amd_topo import parse_amd_topo
+from wirecut.fabric.diagnose import diagnose_host
 from wirecut.fabric.fabric import Device, Fabric, Link, Made
+from wirecut.fabric.host import HostFacts, cpu_name, host_memory_bytes, read_host, usable_cores
+from wirecut.fabric.islands import find_islands
+from wirecut.fabric.nvml import read_nvml
+from wirecut.fabric.nvml_fabric import fabric_from_nvml
+from wirecut.fabric.topology import topology_to_fabric
 from wirecut.version import __version__
+
+__all__ = [
+    "assumed_fabric",
+    "cpu_name",
+    "discover",
+    "host_devices",
+    "host_memory_bytes",
+    "now",
+    "usable_cores",
+]
+TOOL_TIMEOUT_S = 30
 
 # A server core of about 2023 with the machine's other cores busy; only used until `wirecut probe`.
 ASSUMED_BYTES_PER_S = 12e9
@@ -21,6 +41,53 @@ ASSUMED_FLOPS_PER_S = {"bf16": 1.5e11, "fp32": 8e10, "fp16": 5e10}
 ASSUMED_LAUNCH_S = 3e-6
 ASSUMED_SHM = (5e-6, 5e9)  # seconds, bytes/s
 ASSUMED_TCP = (60e-6, 2e9)
+
+
+def discover(num_ranks: int | None = None) -> Fabric:
+    """This host, its first `num_ranks` devices (default: all): NVIDIA GPUs by NVML, AMD GPUs by
+    rocm-smi, else cores. Raises FabricError.
+    """
+    facts = read_host()
+    snapshot = read_nvml(facts.host)
+    if snapshot is not None:
+        fabric = fabric_from_nvml(snapshot, facts, when=now())
+    else:
+        fabric = _amd_fabric(facts) or replace(assumed_fabric(num_ranks), machines=(facts,))
+    count = len(fabric.devices) if num_ranks is None else num_ranks
+    findings = (*fabric.findings, *diagnose_host(facts, count))
+    return first_devices(replace(fabric, findings=findings), count)
+
+
+def first_devices(fabric: Fabric, count: int) -> Fabric:
+    """The first `count` devices of the fabric and what is between them. Raises FabricError."""
+    if not 1 <= count <= len(fabric.devices):
+        raise FabricError(f"{count} ranks on {len(fabric.devices)} GPUs: expected one each at most")
+    if count == len(fabric.devices):
+        return fabric
+    links = tuple(link for link in fabric.links if max(link.a, link.b) < count)
+    return replace(
+        fabric,
+        devices=fabric.devices[:count],
+        links=links,
+        islands=find_islands(count, links),
+        curves=tuple(c for c in fabric.curves if max(c.devices) < count),
+        findings=tuple(f for f in fabric.findings if max(f.devices, default=0) < count),
+    )
+
+
+def _amd_fabric(facts: HostFacts) -> Fabric | None:
+    """None without AMD's tool, and when it finds no GPU."""
+    if shutil.which("rocm-smi") is None:
+        return None
+    command = ["rocm-smi", "--showproductname", "--showtopo"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=TOOL_TIMEOUT_S, check=True, text=True
+        )
+        topology = parse_amd_topo(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError, FabricError):
+        return None
+    return topology_to_fabric(topology, host=facts, when=now())
 
 
 def assumed_fabric(num_ranks: int | None = None) -> Fabric:
@@ -64,31 +131,6 @@ def host_devices(num_ranks: int | None = None) -> tuple[Device, ...]:
         )
         for i in range(count)
     )
-
-
-def usable_cores() -> list[int]:
-    """Cores that this process may use, by number."""
-    return sorted(os.sched_getaffinity(0))
-
-
-def host_memory_bytes() -> int:
-    """Memory of this host, or of this process's cgroup where that is less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        text = Path(limit).read_text().strip() if Path(limit).is_file() else "max"
-        if text.isdigit():
-            total = min(total, int(text))
-    return total
-
-
-def cpu_name() -> str:
-    """The processor's name as the kernel tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.machine()
 
 
 def now() -> str:

@@ -36,7 +36,7 @@ from wirecut.machine.shm import Arena
 from wirecut.machine.sockets import Watch, cut_wires, gather, join, meet, share
 from wirecut.machine.world import MEET_S
 
-HANG_S = 8.0  # a collective that takes longer hangs: no job's messages are that slow
+HANG_S = 5.0  # a collective that takes longer hangs: no job's messages are that slow
 PATIENCE_S = 60.0  # what ranks that wait for others' jobs allow: those give up first
 REPORT_S = 60.0
 
@@ -151,7 +151,7 @@ class _Probing:
         except RankFailed as error:
             group = next((group for group in job.groups if self.rank in group), ())
             others = [rank for rank in group if rank != self.rank]
-            if broken := self.watch.broken(others):
+            if job.wire != "shm" and (broken := self.watch.broken(others)):
                 raise RankFailed(f"{job.words}: {cut_wires(broken)}") from error
             raise RankFailed(f"{job.words}: {error}") from error
 

@@ -145,12 +145,14 @@ def pair_jobs(tasks: Sequence[ProbeTask]) -> tuple[tuple[Job, ...], tuple[str, .
 
 def group_jobs(tasks: Sequence[ProbeTask], islands: Iterable[Sequence[int]]) -> tuple[Job, ...]:
     """Collectives in every group that a layout may use: blocks of 2, 4, 8, ... devices of each
-    island, of each host and of all; alone, and all blocks of one size at the same time.
+    island, of each host, of one device per host and of all; alone, and all blocks of one size at
+    the same time.
     """
     devices, known = [task.device for task in tasks], known_links(tasks)
     hosts = hosts_of(tasks)
     everyone = tuple(range(len(devices)))
-    places = [tuple(island) for island in islands] + [*hosts.values(), everyone]
+    twins = list(zip(*hosts.values(), strict=False)) if len(hosts) > 1 else []
+    places = [*map(tuple, islands), *hosts.values(), *twins, everyone]
     by_size: dict[int, list[tuple[int, ...]]] = {}
     for place in dict.fromkeys(places):
         for block in _blocks(place):

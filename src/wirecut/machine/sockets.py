@@ -22,7 +22,7 @@ from wirecut.machine.shm import DEADLINE_S, wait_until
 from wirecut.machine.world import MEET_S
 
 SENDS_IN_FLIGHT = 16  # kept alive until done, then the oldest is waited for
-ANSWER_S = 5.0  # what a peer gets to send back a few packets
+ANSWER_S = 3.0  # what a peer gets to send back a few packets
 
 
 def meet(*, rank: int, num_ranks: int, port_box: memoryview, master: Address | None) -> dist.Store:

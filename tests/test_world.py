@@ -1,0 +1,98 @@
+"""What a launcher says of this process, and whether bytes come through between two sockets."""
+
+import socket
+import threading
+
+import pytest
+
+from wirecut.errors import UsageError
+from wirecut.machine.echo import Echo, silent
+from wirecut.machine.nic import address_facing, interface_of, sent_bytes
+from wirecut.machine.world import World, launched
+
+TORCHRUN = {
+    "RANK": "5",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "10.0.0.1",
+    "MASTER_PORT": "29500",
+}
+
+
+def test_torchruns_variables() -> None:
+    place = launched(TORCHRUN)
+    assert place is not None
+    assert place.world == World(first=4, local=4, size=8, master=("10.0.0.1", 29500))
+
+
+def test_started_alone() -> None:
+    assert launched({}) is None
+    assert launched({"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1"}) is None
+
+
+def test_a_launcher_that_says_nothing_of_hosts_starts_one_process_each() -> None:
+    plain = {k: v for k, v in TORCHRUN.items() if not k.startswith("LOCAL")}
+    place = launched(plain)
+    assert place is not None
+    assert (place.world.first, place.world.local) == (5, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"RANK": "8"}, "RANK 8 of WORLD_SIZE 8"),
+        ({"LOCAL_RANK": "4"}, "LOCAL_RANK 4 of LOCAL_WORLD_SIZE 4"),
+        ({"RANK": "x"}, "RANK is 'x', expected a whole number"),
+        ({"MASTER_PORT": "-1"}, "MASTER_PORT is '-1'"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR is not"),
+    ],
+)
+def test_variables_that_make_no_sense_are_named(changes: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        launched(TORCHRUN | changes)
+
+
+def test_an_echo_answers_several_at_once() -> None:
+    with Echo("127.0.0.1") as echo:
+        assert silent(dict.fromkeys(range(8), echo.address), wait_s=5) == {}
+
+
+def test_peers_that_do_not_answer_are_named_with_the_reason() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute, Echo("127.0.0.1") as echo:
+        closed = socket.create_server(("127.0.0.1", 0))
+        nobody = closed.getsockname()
+        closed.close()
+        peers = {3: echo.address, 4: mute.getsockname(), 5: nobody}
+        found = silent(peers, wait_s=0.3)
+    assert found == {4: "0 of 4096 bytes came back in time", 5: "Connection refused"}
+
+
+def test_other_bytes_than_were_sent_are_seen() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as liar:
+
+        def lie() -> None:
+            connection, _ = liar.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(bytes(4096))
+
+        thread = threading.Thread(target=lie)
+        thread.start()
+        assert silent({1: liar.getsockname()}, wait_s=5) == {
+            1: "other bytes came back than were sent"
+        }
+        thread.join()
+
+
+def test_the_interface_that_leads_to_this_host_is_loopback() -> None:
+    assert address_facing("127.0.0.1") == "127.0.0.1"
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("203.0.113.7") is None
+
+
+def test_sent_bytes_grow_when_something_is_sent() -> None:
+    before = sent_bytes()["lo"]
+    with Echo("127.0.0.1") as echo:
+        silent({0: echo.address}, wait_s=5)
+    assert sent_bytes()["lo"] >= before + 2 * 4096
