@@ -147,7 +147,6 @@ def _pair(tables: _Tables, i: int, j: int) -> Pair:
     def cell(table: str, default: str = "") -> str:
         return tables.cells.get(table, {}).get((a, b), default)
 
-    access = cell("access", "ENABLED")
     hops = _small_int(cell("hops"), 1)
     if cell("type") == "XGMI":
         # The tools say 1 hop for every XGMI path; the weight counts them.
@@ -156,7 +155,7 @@ def _pair(tables: _Tables, i: int, j: int) -> Pair:
         path = "XGMI" if over == 1 else f"XGMI x{over} hops"
         return Pair(i, j, path, "xgmi", num_links=links, hops=min(over, 8))
     crosses = PCIE_CODES.get(hops, "SYS")
-    p2p = False if access == "DISABLED" else None
+    p2p = {"ENABLED": True, "DISABLED": False}.get(cell("access"))
     return Pair(i, j, f"PCIE {hops} hops", "pcie", crosses=crosses, p2p=p2p)
 
 

@@ -69,7 +69,7 @@ def first_devices(fabric: Fabric, count: int) -> Fabric:
         fabric,
         devices=fabric.devices[:count],
         links=links,
-        islands=find_islands(count, links),
+        islands=find_islands(count, links) or ((0,),),
         curves=tuple(c for c in fabric.curves if max(c.devices) < count),
         findings=tuple(f for f in fabric.findings if max(f.devices, default=0) < count),
     )

@@ -119,7 +119,7 @@ def topology_to_fabric(
             for i, (spec, box) in enumerate(zip(specs, topology.devices, strict=True))
         ),
         links=links,
-        islands=find_islands(len(specs), links),
+        islands=find_islands(len(specs), links) or ((0,),),
         made=Made(
             when,
             f"{topology.tool}, rates from the datasheet; `wirecut probe` there measures",
@@ -170,8 +170,8 @@ def _specs(
     unnamed = [box.name for box in topology.devices if not box.model]
     if unnamed:
         raise FabricError(
-            f"{topology.tool} does not say what {unnamed[0]} is: name it with --device, "
-            "e.g. --device H100-SXM"
+            f"{topology.tool} does not say what {unnamed[0]} is: name it with --device, e.g. "
+            + ("--device H100-SXM" if "nvidia" in topology.tool else "--device MI300X")
         )
     return [find_device(box.model) for box in topology.devices]
 
@@ -196,7 +196,7 @@ def _link(topology: Topology, pair: Pair, specs: Sequence[DeviceSpec]) -> Link:
         each = spec.link_bytes_per_s / spec.num_links
     elif spec.source != BY_HAND:
         raise FabricError(
-            f"{a}-{b} is {pair.path}, but {spec.name} has no {pair.wire.upper()}: "
+            f"{a}-{b} is {pair.path}, but {spec.name} has no such links: "
             "name the device that is in this box with --device"
         )
     else:
