@@ -6,6 +6,7 @@
 """
 
 import math
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from wirecut.cost.terms import Estimate, Rejected
 from wirecut.errors import FabricError, UsageError
 from wirecut.fabric.discover import assumed_fabric
 from wirecut.fabric.fabric import Fabric, load_fabric
+from wirecut.fabric.typed import looks_typed, typed_fabric
 from wirecut.files import cache_dir
 from wirecut.layout.layout import Layout, parse_layout
 from wirecut.layout.plan import Limits, PlanFile
@@ -103,22 +105,27 @@ def pricing_of(
 
 
 def find_fabric(name: str | PathLike[str] | None) -> Fabric:
-    """A fabric by its file; None is this machine: its last probe, else one whose numbers are
-    assumed. A probe of another machine, or of another number of cores, is not taken.
+    """A fabric by its file, or typed ("2x8xL40S:pcie4:100gbe"); None is this machine: its last
+    probe, else one whose numbers are assumed.
+
+    A probe of another machine, or of another number of cores, is not taken. Raises FabricError.
     """
     if name is None:
         probed, here = cache_dir() / "fabric.json", assumed_fabric()
         last = load_fabric(probed) if probed.is_file() else here
         same = (last.hosts, len(last.devices)) == (here.hosts, len(here.devices))
         return last if same else here
-    path = Path(name)
-    if path.is_file():
-        return load_fabric(path)
-    if path.exists():
-        raise FabricError(
-            f"fabric {path} is a folder, expected the file that `wirecut probe` writes"
-        )
+    path, text = Path(name), str(name)
+    with suppress(OSError):  # a text too long to be a file's name
+        if path.is_file():
+            return load_fabric(path)
+        if path.exists():
+            raise FabricError(
+                f"fabric {path} is a folder, expected the file that `wirecut probe` writes"
+            )
+    if looks_typed(text):
+        return typed_fabric(text)
     raise FabricError(
-        f"no fabric {str(name)!r}: expected the path of a fabric.json that `wirecut probe` writes "
-        "(typed fabrics such as 8xL40S and saved topologies come in a later version)"
+        f"no fabric {text[:200]!r}: expected the path of a fabric.json that `wirecut probe` "
+        "writes, or a typed fabric such as 8xL40S or 2x8xL40S:pcie4:100gbe"
     )
