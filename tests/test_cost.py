@@ -13,9 +13,9 @@ from wirecut.cost.estimate import estimate
 from wirecut.cost.memory import RankSizes
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected, Term, intervals
-from wirecut.cost.wire import WireCount, all_reduce_price, gather_price, send_price, wire_traffic
+from wirecut.cost.wire import WireCount, wire_traffic
 from wirecut.errors import FabricError, UsageError
-from wirecut.fabric.fabric import Curve, Fabric, MatrixPoint
+from wirecut.fabric.fabric import Fabric, MatrixPoint
 from wirecut.layout.layout import Layout, parse_layout
 from wirecut.layout.plan import Cut, Limits
 from wirecut.layout.shards import shard_elements
@@ -255,24 +255,6 @@ def test_logits_are_padded_to_whole_shares():
         dtype="fp32",
     )
     assert found["tp"].bytes == 9 * 64 * 4 + 1004 * 4
-
-
-def test_prices_of_calls_by_hand():
-    wires = fabric(4)
-    link = wires.link(0, 1)
-    assert all_reduce_price(wires, (0, 1, 2, 3), 4000).seconds == pytest.approx(6 * 11 * US)
-    assert gather_price(wires, (0, 1, 2, 3), 4000).seconds == pytest.approx(3 * 11 * US)
-    assert send_price(wires, link, 5000).seconds == pytest.approx(15 * US)
-
-
-def test_measured_curves_go_before_the_line():
-    curve = Curve("all_reduce", "shm", (0, 1), ((1000, 7e-6), (3000, 9e-6)))
-    send = Curve("send_recv", "shm", (0, 1), ((1000, 2e-6), (3000, 3e-6)))
-    wires = fabric(4, curves=(curve, send), spread=0.07)
-    found = all_reduce_price(wires, (2, 3), 2000)
-    assert (found.seconds, found.spread) == (pytest.approx(8e-6), 0.07)
-    assert send_price(wires, wires.link(0, 3), 2000).seconds == pytest.approx(2.5e-6)
-    assert all_reduce_price(wires, (0, 1, 2), 3000).seconds == pytest.approx(4 * 11 * US)
 
 
 POINTS = tuple(

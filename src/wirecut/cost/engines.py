@@ -22,6 +22,7 @@ class EngineProfile:
     min_chunk_tokens: int  # a pipeline's stages share prompts out in chunks of at least so many
     block_tokens: int  # KV cache is given out in blocks of so many tokens
     message_bytes: int  # a step or its tokens on the way between ranks
+    library: str | None = None  # its collectives' (`libraries.LIBRARIES`); None: by the wire
 
     def in_blocks(self, tokens: int) -> int:
         """KV room for `tokens`, which is given out in whole blocks."""

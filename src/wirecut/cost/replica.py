@@ -10,12 +10,12 @@ Knows no traffic and no time.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wirecut.cost.collectives import all_reduce_price
 from wirecut.cost.compute import MatrixRate
 from wirecut.cost.engines import WIRECUT, EngineProfile
 from wirecut.cost.forward import Batch, Forward
 from wirecut.cost.memory import RankSizes, kv_bytes_per_token, worst_memory
 from wirecut.cost.terms import Memory
-from wirecut.cost.wire import all_reduce_price
 from wirecut.fabric.fabric import Device, Fabric, Link
 from wirecut.layout.plan import Cut, Limits
 from wirecut.layout.stages import Stages
@@ -94,6 +94,11 @@ class Replica:
         self.boundaries = tuple(self._boundary(i) for i in range(cut.layout.pp - 1))
         self.forwards: dict[Batch, Forward] = {}  # priced so far, by `step.price_forward`
 
+    @property
+    def groups_at_once(self) -> int:
+        """TP groups that work at the same time: one a stage and replica."""
+        return self.cut.layout.pp * self.cut.layout.dp
+
     def _groups(self, stage: int) -> list[tuple[int, ...]]:
         """Device ids of this stage's TP group in every replica."""
         layout, placement = self.cut.layout, self.cut.placement
@@ -123,7 +128,14 @@ class Replica:
 
     def _reduce_seconds(self, group: Sequence[int]) -> float:
         row = self.pricing.spec.hidden * DTYPE_BYTES[self.pricing.dtype]
-        return all_reduce_price(self.pricing.fabric, group, row).seconds
+        pricing = self.pricing
+        return all_reduce_price(
+            pricing.fabric,
+            group,
+            row,
+            at_once=self.groups_at_once,
+            library=pricing.engine.library,
+        ).seconds
 
     def _boundary(self, stage: int) -> Link:
         """The slowest wire from a stage's first rank to the ranks of the next stage, over all

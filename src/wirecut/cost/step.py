@@ -9,11 +9,11 @@ Knows no traffic: how forwards follow one another is in `load.py`.
 
 from collections.abc import Sequence
 
+from wirecut.cost.collectives import Price, all_reduce_price, gather_price, send_price
 from wirecut.cost.compute import MatrixRate
 from wirecut.cost.forward import Batch, Forward, Piece
 from wirecut.cost.replica import Replica
 from wirecut.cost.terms import half_width
-from wirecut.cost.wire import Price, all_reduce_price, gather_price, send_price
 from wirecut.layout.shards import padded_vocab
 from wirecut.units import DTYPE_BYTES, show_bytes, show_flops, show_rate, show_seconds
 
@@ -85,8 +85,8 @@ def _compute_pieces(
         "weights": _streaming(layer_bytes, batch.rows, seconds["weights"], itemsize),
         "LM head": _streaming(head_bytes, batch.logit_rows, seconds["LM head"], itemsize),
         "KV cache": f"{batch.kv_tokens:.0f} tokens x {show_bytes(kv_bytes)}"
-        f" / {show_rate(rate.device.bytes_per_s)}",
-        "attention": f"{flops / 1e6:.3g} MFLOP / {show_flops(rate.flops_per_s)}",
+        f" / {show_rate(rate.kv_bytes_per_s)}",
+        "attention": f"{flops / 1e6:.3g} MFLOP / {show_flops(rate.attention_flops_per_s)}",
         "launches": f"{layers} layers x {_times(seconds['launches'] / layers, rate)} x {launch}",
         "step": f"schedule, batch, sampling: {_times(seconds['step'], rate)} x {launch}",
     }
@@ -118,10 +118,15 @@ def _wires(replica: Replica, index: int, batch: Batch) -> dict[str, tuple[int, P
     size, fabric = DTYPE_BYTES[pricing.dtype], pricing.fabric
     calls = 2 * stage.layers + (1 if index == 0 else 0)
     row_bytes = batch.rows * pricing.spec.hidden * size
-    found = {"all-reduce": (calls, all_reduce_price(fabric, stage.group, row_bytes))}
+    at_once, library = replica.groups_at_once, pricing.engine.library
+    price = all_reduce_price(fabric, stage.group, row_bytes, at_once=at_once, library=library)
+    found = {"all-reduce": (calls, price)}
     if index == len(replica.stages) - 1 and batch.logit_rows:
         logits = batch.logit_rows * padded_vocab(pricing.spec.vocab, len(stage.group)) * size
-        found["logits gather"] = (1, gather_price(fabric, stage.group, logits))
+        found["logits gather"] = (
+            1,
+            gather_price(fabric, stage.group, logits, at_once=at_once, library=library),
+        )
     if index == 0:
         link = fabric.slowest_link(stage.group)
         found["step message"] = (1, send_price(fabric, link, pricing.engine.message_bytes))
@@ -149,7 +154,10 @@ def _between(replica: Replica, batch: Batch) -> tuple[list[Price], Price | None]
     if not replica.boundaries:
         return [], None
     num_bytes = batch.rows * pricing.spec.hidden * DTYPE_BYTES[pricing.dtype]
-    handoffs = [send_price(pricing.fabric, link, num_bytes) for link in replica.boundaries]
+    replicas = replica.cut.layout.dp
+    handoffs = [
+        send_price(pricing.fabric, link, num_bytes, at_once=replicas) for link in replica.boundaries
+    ]
     first, last = replica.stages[0].group[0], replica.stages[-1].group[0]
     link = pricing.fabric.link(last, first)
     return handoffs, send_price(pricing.fabric, link, pricing.engine.message_bytes)

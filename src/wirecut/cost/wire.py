@@ -1,21 +1,18 @@
-"""What goes over the wires: exact counts of calls and payload bytes, and how long one call takes.
+"""What goes over the wires: exact counts of calls and payload bytes.
 
     sums = {"forwards": 3, "tokens": 40, "logit_rows": 12, "gathers": 2}
     wire_traffic(spec, Layout(tp=2), **sums, dtype="bf16")["tp"].bytes
 
-Knows no compute.
+Knows no time: what a call takes is in `collectives.py`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from wirecut.cost.terms import half_width
-from wirecut.fabric.fabric import Curve, Fabric, Link, Source
 from wirecut.layout.layout import Layout
 from wirecut.layout.shards import padded_vocab
 from wirecut.spec.model import ModelSpec
-from wirecut.units import DTYPE_BYTES, show_bytes, show_rate, show_seconds
+from wirecut.units import DTYPE_BYTES
 
 Axis = Literal["tp", "pp"]
 
@@ -98,62 +95,3 @@ def wire_items(
         boundaries = layout.pp - 1
         items.append(WireItem("hand-off", "pp", boundaries * forwards, boundaries * row_bytes))
     return tuple(items)
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """How long one call takes, and why."""
-
-    seconds: float
-    because: str
-    source: Source
-    spread: float
-
-
-def all_reduce_price(fabric: Fabric, group: Sequence[int], num_bytes: float) -> Price:
-    """One all-reduce of `num_bytes` among devices: the measured curve, else a ring over the slowest
-    link.
-
-    Ring (Patarasuk and Yuan 2009): 2 (n - 1) steps, each moving bytes / n.
-    """
-    link, ranks = fabric.slowest_link(group), len(group)
-    curve = fabric.curve("all_reduce", group)
-    if curve is not None:
-        return _from_curve(curve, link, num_bytes)
-    steps, share = 2 * (ranks - 1), num_bytes / ranks
-    seconds = steps * (link.latency_s + share / link.bytes_per_s)
-    because = f"ring: {steps} steps x {_line(link, share)}"
-    return Price(seconds, because, link.source, half_width(link.source, link.spread))
-
-
-def gather_price(fabric: Fabric, group: Sequence[int], num_bytes: float) -> Price:
-    """Collect `num_bytes` that are spread evenly over `group` at one device: n - 1 sends of a share
-    each.
-    """
-    sends = len(group) - 1
-    one = send_price(fabric, fabric.slowest_link(group), num_bytes / len(group))
-    because = f"{sends} send{'s' if sends > 1 else ''} of {one.because}"
-    return Price(sends * one.seconds, because, one.source, one.spread)
-
-
-def send_price(fabric: Fabric, link: Link, num_bytes: float) -> Price:
-    """One send of `num_bytes` over `link`: the measured curve of its kind, else latency plus bytes
-    over bandwidth.
-    """
-    curve = fabric.curve("send_recv", (link.a, link.b))
-    if curve is not None:
-        return _from_curve(curve, link, num_bytes)
-    seconds = link.latency_s + num_bytes / link.bytes_per_s
-    return Price(seconds, _line(link, num_bytes), link.source, half_width(link.source, link.spread))
-
-
-def _from_curve(curve: Curve, link: Link, num_bytes: float) -> Price:
-    seconds = curve.seconds(num_bytes)
-    because = f"{show_seconds(seconds)} at {show_bytes(num_bytes)} over {link.kind}"
-    return Price(seconds, because, curve.source, half_width(curve.source, link.spread))
-
-
-def _line(link: Link, num_bytes: float) -> str:
-    """The two numbers of a straight line: '(5.00 us + 256 B / 2.50 GB/s over shm)'."""
-    wire = f"{show_bytes(num_bytes)} / {show_rate(link.bytes_per_s)} over {link.kind}"
-    return f"({show_seconds(link.latency_s)} + {wire})"
