@@ -6,8 +6,9 @@ import threading
 import pytest
 
 from wirecut.errors import UsageError
-from wirecut.machine.echo import Echo, silent
-from wirecut.machine.nic import address_facing, interface_of, sent_bytes
+from wirecut.fabric.cards import slower_card
+from wirecut.machine.echo import Echo, echo_rate, silent
+from wirecut.machine.nic import address_facing, interface_of
 from wirecut.machine.world import World, launched
 
 TORCHRUN = {
@@ -91,8 +92,19 @@ def test_the_interface_that_leads_to_this_host_is_loopback() -> None:
     assert interface_of("203.0.113.7") is None
 
 
-def test_sent_bytes_grow_when_something_is_sent() -> None:
-    before = sent_bytes()["lo"]
+def test_the_rate_of_an_echo() -> None:
     with Echo("127.0.0.1") as echo:
-        silent({0: echo.address}, wait_s=5)
-    assert sent_bytes()["lo"] >= before + 2 * 4096
+        rate = echo_rate(echo.address, "127.0.0.1", wait_s=5)
+        assert rate is not None
+        assert rate > 10e6
+    assert echo_rate(echo.address, "127.0.0.1", wait_s=0.5) is None
+
+
+def test_a_card_is_told_of_only_when_another_is_faster() -> None:
+    found = slower_card("a", "eth0", {"eth0": 12e6, "eth1": 110e6})
+    assert found is not None
+    assert "leaves by eth0, where 12.0 MB/s come through; eth1 leads there too" in found.what
+    assert "GLOO_SOCKET_IFNAME=eth1" in found.advice
+    assert slower_card("a", "eth1", {"eth0": 12e6, "eth1": 110e6}) is None
+    assert slower_card("a", "eth0", {"eth0": 100e6, "eth1": 110e6}) is None
+    assert slower_card("a", "ib0", {"eth0": 100e6}) is None

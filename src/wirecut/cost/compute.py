@@ -15,7 +15,7 @@ from functools import cached_property
 
 from wirecut.cost.terms import half_width
 from wirecut.errors import FabricError
-from wirecut.fabric.fabric import Device, Source
+from wirecut.fabric.fabric import AttentionPoint, Device, Source
 from wirecut.units import DTYPE_BYTES
 
 # A device without numbers of its own for a dtype is taken to be as fast as with the other 16-bit
@@ -112,15 +112,49 @@ class MatrixRate:
         values = [one.at(log_rows) for one in self.series]
         return weight_bytes * math.exp(interpolate(sizes, values, math.log(working_set_bytes)))
 
+    @cached_property
+    def attention_flops_per_s(self) -> float:
+        """Rate of a prompt's attention: from two measured ones, whose difference has no call in it;
+        else the products' own.
+        """
+        points = sorted((p for p in self.device.attention if p.queries > 1), key=lambda p: p.keys)
+        if len(points) > 1:
+            few, many = points[0], points[-1]
+            pairs = (_causal_pairs(many) - _causal_pairs(few)) * 4 * many.width
+            if many.seconds > few.seconds and pairs > 0:
+                return pairs / (many.seconds - few.seconds)
+        return self.flops_per_s
+
+    @cached_property
+    def kv_bytes_per_s(self) -> float:
+        """Rate at which a decode reads its cache: from two measured ones, less their products; else
+        the memory's own.
+        """
+        points = sorted((p for p in self.device.attention if p.queries == 1), key=lambda p: p.keys)
+        if len(points) > 1:
+            few, many = points[0], points[-1]
+            keys = many.keys - few.keys
+            seconds = many.seconds - few.seconds
+            seconds -= 4 * many.width * keys / self.attention_flops_per_s
+            if keys > 0 and seconds > 0:
+                return 2 * many.kv_width * DTYPE_BYTES[many.dtype] * keys / seconds
+        return self.device.bytes_per_s
+
     def kv_seconds(self, kv_bytes: float) -> float:
         """Time to read keys and values from the cache."""
-        return kv_bytes / self.device.bytes_per_s
+        return kv_bytes / self.kv_bytes_per_s
 
     def attention_seconds(self, width: int, pairs: float) -> float:
         """Time for `pairs` of query and key tokens over `width` = heads x head_dim: 2 FLOP for QK
         and 2 for AV each.
         """
-        return 4 * width * pairs / self.flops_per_s
+        return 4 * width * pairs / self.attention_flops_per_s
+
+
+def _causal_pairs(point: AttentionPoint) -> float:
+    """Query and key tokens that see each other: a query sees the keys up to its own place."""
+    before = point.keys - point.queries
+    return point.queries * (before + (point.queries + 1) / 2)
 
 
 def _series(working_set_bytes: int, seconds_by_rows: dict[int, float]) -> Series:

@@ -18,8 +18,8 @@ from wirecut.units import GIB, MIB
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 POINT_S = 0.04  # what a repeated measurement may take
 CROWDED_POINT_S = 0.1  # many turns of some milliseconds that the kernel gives each rank
-HEADS, HEAD_DIM = 8, 64  # of the attention that is timed: as many heads for keys as for queries
-ATTENTION = ((1, 256), (1, 2048), (256, 256), (512, 2048))  # queries, keys
+KV_HEADS, SHARING, HEAD_DIM = 4, 2, 64  # of the attention that is timed: 8 query heads
+ATTENTION = ((1, 256), (1, 1024), (128, 128), (512, 512))  # queries, keys
 
 Job = tuple[str, Callable[[], None]]
 
@@ -118,18 +118,23 @@ def _matrices(bench: Bench, dtype: str, working_set: int, found: Found) -> None:
 
 
 def _attention(bench: Bench, found: Found) -> None:
-    """One sequence's attention, as the engine calls it: a decode's one query, a prompt's many."""
-    width = HEADS * HEAD_DIM
+    """One sequence's attention, as the engine calls it: a decode's one query, with the heads that
+    share a key head as its rows; a prompt's many, with key heads as the batch.
+    """
+    kv_width = KV_HEADS * HEAD_DIM
     for queries, keys in ATTENTION:
-        q = bench.random(1, HEADS, queries, HEAD_DIM, dtype=torch.bfloat16)
-        k = bench.random(1, HEADS, keys, HEAD_DIM, dtype=torch.bfloat16)
+        q = bench.random(KV_HEADS, SHARING, queries, HEAD_DIM, dtype=torch.bfloat16)
+        k = bench.random(KV_HEADS, 1, keys, HEAD_DIM, dtype=torch.bfloat16)
+        k = k.expand(KV_HEADS, SHARING, keys, HEAD_DIM)
+        if queries == 1:
+            q, k = q.view(1, KV_HEADS, SHARING, HEAD_DIM), k[None, :, 0]
         bench.barrier()
         seconds = bench.seconds(
-            lambda q=q, k=k: torch.nn.functional.scaled_dot_product_attention(
-                q, k, k, is_causal=q.shape[2] == k.shape[2] > 1
+            lambda q=q, k=k, causal=queries > 1: torch.nn.functional.scaled_dot_product_attention(
+                q, k, k, is_causal=causal
             )
         )
-        found.attention.append(("bf16", queries, keys, width, width, seconds))
+        found.attention.append(("bf16", queries, keys, SHARING * kv_width, kv_width, seconds))
 
 
 def _launch(bench: Bench, found: Found) -> None:

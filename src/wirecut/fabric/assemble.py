@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import combinations
 from statistics import median
 
+from wirecut.fabric.compare import diagnose_measured
 from wirecut.fabric.discover import now
 from wirecut.fabric.fabric import (
     AttentionPoint,
@@ -49,7 +50,7 @@ def assemble(measured: Measured) -> Fabric:
     ]
     links = measured_links(tasks, wires)
     notes = (*measured.notes, *_stopped(wires))
-    return Fabric(
+    fabric = Fabric(
         devices=tuple(devices),
         links=links,
         islands=find_islands(len(devices), links),
@@ -66,8 +67,14 @@ def assemble(measured: Measured) -> Fabric:
             if len(w.points) > 1
         ),
         machines=tuple(task.machine for task in tasks if task.machine is not None),
-        findings=tuple(_wrong_bytes(wires)),
     )
+    findings = [
+        *_wrong_bytes(wires),
+        *(finding for report in measured.reports for finding in report.findings),
+        *(finding for task in tasks for finding in task.findings),
+        *diagnose_measured(fabric),
+    ]
+    return replace(fabric, findings=tuple(findings))
 
 
 def measured_links(tasks: Sequence[ProbeTask], wires: Sequence[WirePoints]) -> tuple[Link, ...]:

@@ -6,6 +6,7 @@ them.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -14,6 +15,8 @@ import torch
 from wirecut.errors import RankFailed
 from wirecut.fabric.arithmetic import Bench, Found, arithmetic_jobs
 from wirecut.fabric.assemble import measured_links
+from wirecut.fabric.cards import try_cards
+from wirecut.fabric.fabric import Finding
 from wirecut.fabric.islands import find_islands
 from wirecut.fabric.probing import (
     JOB_S,
@@ -29,11 +32,12 @@ from wirecut.fabric.probing import (
     pair_jobs,
 )
 from wirecut.fabric.timing import time_job
+from wirecut.fabric.traffic import read_nic_counters, wrong_nic
 from wirecut.fabric.transports import Everyone, Transports, scratch_bytes
 from wirecut.machine.host import RankProcess
-from wirecut.machine.nic import address_facing, sent_bytes
+from wirecut.machine.nic import address_facing
 from wirecut.machine.shm import Arena
-from wirecut.machine.sockets import Watch, cut_wires, gather, join, meet, share
+from wirecut.machine.sockets import Line, Watch, cut_wires, join, meet
 from wirecut.machine.world import MEET_S
 
 HANG_S = 5.0  # a collective that takes longer hangs: no job's messages are that slow
@@ -79,7 +83,8 @@ class _Probing:
         self.found = Found()
         self.notes: tuple[str, ...] = ()
         self.done, self.of = 0, 1
-        self.sent_before = sent_bytes()
+        self.counters = read_nic_counters()
+        self.findings: tuple[Finding, ...] = ()
         self.tasks: Sequence[ProbeTask] = (self.task,)
         if process.num_ranks > 1:
             self._meet(arena)
@@ -89,18 +94,21 @@ class _Probing:
         process, backend = self.process, "gloo"
         world = {"rank": self.rank, "num_ranks": process.num_ranks}
         self.store = meet(**world, port_box=self.everyone.port, master=process.master)
-        share(self.store, "task", self.rank, process.payload)
         names = [f"rank {rank}" for rank in range(process.num_ranks)]
-        told = gather(self.store, "task", names, timeout_s=MEET_S)
+        told = Line(self.store, names, self.rank).all_tell("task", process.payload, MEET_S)
         self.tasks = distinct_hosts([_decode_task(each) for each in told])
         self.names = [
             f"rank {rank} (host {task.device.host})" for rank, task in enumerate(self.tasks)
         ]
         firsts = [ranks[0] for ranks in hosts_of(self.tasks).values()]
         address = address_facing(process.master[0]) if process.master else "127.0.0.1"
-        self.watch = Watch(self.store, rank=self.rank, names=self.names, address=address)
+        self.line = Line(self.store, self.names, self.rank)
+        self.watch = Watch(self.line, address=address)
         mine = self.rank in firsts
         self.watch.check([other for other in firsts if mine and other > self.rank])
+        if process.master and mine:
+            used = os.environ.get("GLOO_SOCKET_IFNAME")
+            self.findings = try_cards(self.line, firsts, host=self.task.device.host, used=used)
         if self.device.type == "cuda":
             backend = "cpu:gloo,cuda:nccl"
         join(self.store, **world, backend=backend, timeout_s=PATIENCE_S)
@@ -108,6 +116,15 @@ class _Probing:
         self.transports = Transports(
             arena, process, self.everyone, device=self.device, timeout_s=HANG_S
         )
+
+    def _cards_in_use(self) -> Iterator[Finding]:
+        """What the kernel's counters say, where trying the cards has found nothing."""
+        yield from self.findings
+        machine = self.tasks[self.rank].machine
+        if machine is not None and not self.findings and len(hosts_of(self.tasks)) > 1:
+            finding = wrong_nic(self.counters, read_nic_counters(), machine)
+            if finding is not None:
+                yield finding
 
     def pairs(self) -> None:
         """Time every pair that the plan has."""
@@ -120,8 +137,7 @@ class _Probing:
         """Find islands from what all pairs measured, and time the groups inside and across them."""
         if self.process.num_ranks == 1:
             return
-        share(self.store, "pairs", self.rank, _encode(tuple(self.wires)))
-        said = gather(self.store, "pairs", self.names, timeout_s=REPORT_S)
+        said = self.line.all_tell("pairs", _encode(tuple(self.wires)), REPORT_S)
         points = [one for each in said for one in _decode_points(each)]
         links = measured_links(self.tasks, points)
         jobs = group_jobs(self.tasks, find_islands(len(self.tasks), links))
@@ -170,22 +186,16 @@ class _Probing:
 
     def report(self) -> None:
         """Tell rank 0, which tells the command."""
-        sent = sent_bytes()
-        report = RankReport(
-            tuple(self.wires),
-            self.found.report() if self.found.points else None,
-            {name: count - self.sent_before.get(name, 0) for name, count in sent.items()},
-        )
+        arithmetic = self.found.report() if self.found.points else None
+        report = RankReport(tuple(self.wires), arithmetic, tuple(self._cards_in_use()))
         reports = [report]
         if self.process.num_ranks > 1:
-            share(self.store, "report", self.rank, _encode(report))
-            if self.rank == 0:
-                said = gather(self.store, "report", self.names, timeout_s=REPORT_S)
-                reports = [_decode_report(each) for each in said]
+            said = self.line.all_tell("report", _encode(report), REPORT_S)
+            reports = [_decode_report(each) for each in said]
         if self.rank == 0:
             tasks = tuple(self.tasks)
             self.process.channel.send(Measured(tasks, tuple(reports), self.notes))
-        if self.process.num_ranks > 1:
-            share(self.store, "end", self.rank, b"1")
-            if self.rank == 0 and self.process.master:  # the store may be in this process
-                gather(self.store, "end", self.names, timeout_s=REPORT_S)
+        if self.process.master:  # the store may be in rank 0's process: it ends last
+            self.line.tell("end", b"1")
+            if self.rank == 0:
+                self.line.hear_all("end", REPORT_S)

@@ -15,7 +15,7 @@ import msgspec
 
 from wirecut.errors import FabricError, MissingExtra
 from wirecut.fabric.assemble import assemble
-from wirecut.fabric.discover import host_devices, usable_cores
+from wirecut.fabric.discover import discover, host_devices, usable_cores
 from wirecut.fabric.fabric import Device, Fabric
 from wirecut.fabric.probing import WIRES_S, Measured, ProbeTask, Progress, Said
 from wirecut.machine.channel import ChannelClosed
@@ -97,8 +97,7 @@ def _local_tasks(
 ) -> tuple[list[ProbeTask], list[RankHost]]:
     """Ranks that this process starts: all on this host, or the same number on each of `hosts`."""
     if not hosts:
-        devices = host_devices(num_ranks)
-        return [ProbeTask(device, len(devices)) for device in devices], []
+        return _tasks_of(discover(num_ranks), 0), []
     each = num_ranks or 1
     places = [host for host in hosts for _ in range(each)]
     tasks = [
@@ -110,17 +109,33 @@ def _local_tasks(
 
 def _launched_tasks(place: Launched) -> list[ProbeTask]:
     """Ranks of this host under a launcher: its cores are shared out among them."""
-    count = place.local_size
-    devices = [_with_share(device, count) for device in host_devices(count)]
-    first = place.world.first
-    return [
-        ProbeTask(replace(device, id=first + i), count, first) for i, device in enumerate(devices)
-    ]
+    fabric = discover(place.local_size)
+    devices = tuple(_with_share(device, place.local_size) for device in fabric.devices)
+    return _tasks_of(replace(fabric, devices=devices), place.world.first)
+
+
+def _tasks_of(here: Fabric, first: int) -> list[ProbeTask]:
+    """One per device of this host, numbered by rank. Between cores nothing is known beforehand."""
+    count = len(here.devices)
+    tasks = [ProbeTask(replace(each, id=first + each.id), count, first) for each in here.devices]
+    links = here.links if here.devices[0].kind == "gpu" else ()
+    tasks[0] = msgspec.structs.replace(
+        tasks[0],
+        links=tuple(replace(link, a=first + link.a, b=first + link.b) for link in links),
+        machine=here.machines[0] if here.machines else None,
+        findings=tuple(
+            replace(each, devices=tuple(first + device for device in each.devices))
+            for each in here.findings
+        ),
+    )
+    return tasks
 
 
 def _with_share(device: Device, count: int) -> Device:
     """Every `count`-th core from the device's own: a process that a launcher starts has the run of
     its share.
     """
+    if device.kind == "gpu":
+        return device
     cores = usable_cores()
     return replace(device, cpus=tuple(cores[device.id :: count]) or device.cpus)

@@ -10,7 +10,7 @@ from itertools import combinations
 
 import msgspec
 
-from wirecut.fabric.fabric import Device, Link, Op
+from wirecut.fabric.fabric import Device, Finding, Link, Op
 from wirecut.fabric.host import HostFacts
 from wirecut.machine.ranks import stores_are_ordered
 from wirecut.units import KIB, MIB
@@ -29,7 +29,8 @@ LOOPBACK_PAIRS = 3  # of one host's pairs over TCP, which are all alike
 
 class ProbeTask(msgspec.Struct, frozen=True):
     """What one rank of a probe is told: its device, how many ranks share its host's memory and the
-    first of them; that one also has what joins them as far as the driver says, and the host itself.
+    first of them; that one also has what joins them as far as the driver says, the host itself and
+    what is wrong with it. Links and findings number devices by rank.
     `wires_s` is for all jobs on wires.
     """
 
@@ -38,6 +39,7 @@ class ProbeTask(msgspec.Struct, frozen=True):
     first: int = 0
     links: tuple[Link, ...] = ()
     machine: HostFacts | None = None
+    findings: tuple[Finding, ...] = ()
     wires_s: float = WIRES_S
     arithmetic: bool = True
 
@@ -56,7 +58,8 @@ class Job(msgspec.Struct, frozen=True):
         if self.op == "send_recv" and len(self.groups) == 1:
             return f"send {' to '.join(map(str, self.groups[0]))} over {self.wire}"
         times = f"{len(self.groups)} x " if len(self.groups) > 1 else ""
-        return f"{self.op.replace('_', '-')} of {times}{len(self.groups[0])} over {self.wire}"
+        size = max(map(len, self.groups))
+        return f"{self.op.replace('_', '-')} of {times}{size} over {self.wire}"
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -93,11 +96,11 @@ class Arithmetic(msgspec.Struct, frozen=True, tag="arithmetic"):
 
 
 class RankReport(msgspec.Struct, frozen=True):
-    """All that one rank measured. `sent_bytes` is by network interface, while hosts talked."""
+    """All that one rank measured, and what it found wrong."""
 
     wires: tuple[WirePoints, ...]
     arithmetic: Arithmetic | None
-    sent_bytes: dict[str, int] = {}
+    findings: tuple[Finding, ...] = ()
 
 
 class Measured(msgspec.Struct, frozen=True, tag="measured"):

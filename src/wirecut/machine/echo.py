@@ -14,6 +14,8 @@ import time
 from collections.abc import Mapping
 
 Address = tuple[str, int]
+FIRST_BYTES, MOST_BYTES = 64 << 10, 64 << 20  # of a rate's first and last round
+RATE_S = 0.15  # a round that takes so long tells the rate
 PAYLOAD_BYTES = 4096  # more than one packet: a wire that carries only small ones is cut too
 
 
@@ -32,6 +34,9 @@ class Echo:
                 threading.Thread(target=_answer, args=(connection,), daemon=True).start()
 
     def close(self) -> None:
+        """Answer no more."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # closing alone leaves one accept waiting
         self._listener.close()
 
     def __enter__(self) -> "Echo":
@@ -66,6 +71,45 @@ def silent(peers: Mapping[int, Address], *, wait_s: float) -> dict[int, str]:
     for thread in threads:
         thread.join()
     return dict(sorted(found.items()))
+
+
+def echo_rate(address: Address, source: str, *, wait_s: float) -> float | None:
+    """Bytes/s that come back from an echo at `address` when asked from `source`, both directions
+    busy; None when nothing comes through within `wait_s`.
+    """
+    deadline = time.monotonic() + wait_s
+    try:
+        with socket.create_connection(address, wait_s, (source, 0)) as connection:
+            size, rate = FIRST_BYTES, 0.0
+            while size <= MOST_BYTES:
+                seconds = _round(connection, size, deadline)
+                rate = size / seconds
+                if seconds > RATE_S:
+                    break
+                size *= 4
+            return rate
+    except OSError:
+        return None
+
+
+def _round(connection: socket.socket, size: int, deadline: float) -> float:
+    """Seconds until `size` bytes have come back. Raises OSError after the deadline."""
+    begin, got = time.monotonic(), 0
+    sender = threading.Thread(target=_send_all, args=(connection, bytes(size)), daemon=True)
+    sender.start()
+    while got < size:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        part = connection.recv(1 << 20)
+        if not part:
+            raise ConnectionError("closed")
+        got += len(part)
+    sender.join()
+    return time.monotonic() - begin
+
+
+def _send_all(connection: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(OSError):
+        connection.sendall(data)
 
 
 def _ask(address: Address, deadline: float) -> str | None:

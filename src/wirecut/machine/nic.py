@@ -6,9 +6,9 @@ interface_of(address_facing("10.0.0.1"))    # "eth0"
 import fcntl
 import socket
 import struct
-from pathlib import Path
+from ipaddress import IPv4Interface
 
-SIOCGIFADDR = 0x8915  # ioctl(2), netdevice(7): the IPv4 address of an interface
+SIOCGIFADDR, SIOCGIFNETMASK = 0x8915, 0x891B  # netdevice(7): an interface's IPv4 address, mask
 
 
 def address_facing(host: str) -> str:
@@ -24,23 +24,21 @@ def address_facing(host: str) -> str:
 
 def interface_of(address: str) -> str | None:
     """The interface that has this IPv4 address; None when none has."""
+    if address.startswith("127."):
+        return "lo"
+    return next((name for name, card in cards().items() if str(card.ip) == address), None)
+
+
+def cards() -> dict[str, IPv4Interface]:
+    """The network interfaces of this process that have an IPv4 address, loopback left out."""
+    found: dict[str, IPv4Interface] = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode()[:15])
             try:
-                answer = fcntl.ioctl(asking.fileno(), SIOCGIFADDR, request)
-            except OSError:
+                address = fcntl.ioctl(asking.fileno(), SIOCGIFADDR, request)[20:24]
+                mask = fcntl.ioctl(asking.fileno(), SIOCGIFNETMASK, request)[20:24]
+                found[name] = IPv4Interface(f"{socket.inet_ntoa(address)}/{socket.inet_ntoa(mask)}")
+            except (OSError, ValueError):
                 continue  # no IPv4 address
-            if socket.inet_ntoa(answer[20:24]) == address:
-                return name
-    return None
-
-
-def sent_bytes(table: Path = Path("/proc/net/dev")) -> dict[str, int]:
-    """Bytes that each network interface has sent so far, of this process's network namespace."""
-    try:
-        lines = table.read_text().splitlines()[2:]
-    except OSError:
-        return {}
-    rows = (line.partition(":") for line in lines)
-    return {name.strip(): int(counts.split()[8]) for name, _, counts in rows}
+    return {name: card for name, card in found.items() if not card.ip.is_loopback}

@@ -80,35 +80,64 @@ def join(
         )
 
 
+class Line:
+    """What ranks tell one another through the store, each by its number. `names` says who each is
+    ("rank 2 (host b)").
+    """
+
+    def __init__(self, store: dist.Store, names: list[str], rank: int) -> None:
+        self.names, self.rank = names, rank
+        self._store = store
+
+    def tell(self, what: str, content: bytes) -> None:
+        self._store.set(f"{what}/{self.rank}", content)
+
+    def hear(self, what: str, rank: int, timeout_s: float) -> bytes:
+        """What one rank told. Raises RankFailed that names it when it does not come."""
+        try:
+            self._store.wait([f"{what}/{rank}"], timedelta(seconds=timeout_s))
+            return self._store.get(f"{what}/{rank}")
+        except RuntimeError as error:
+            raise RankFailed(
+                f"{self.names[rank]} said nothing within {timeout_s:.0f} s ({what})"
+            ) from error
+
+    def hear_all(self, what: str, timeout_s: float) -> list[bytes]:
+        """What every rank told, by rank. Raises RankFailed that names the first that is missing."""
+        return [self.hear(what, rank, timeout_s) for rank in range(len(self.names))]
+
+    def all_tell(self, what: str, content: bytes, timeout_s: float) -> list[bytes]:
+        """Tell, and hear what all told. Collective."""
+        self.tell(what, content)
+        return self.hear_all(what, timeout_s)
+
+
 class Watch:
     """Names the wire when something hangs: every rank answers pings, and can ask its peers.
 
-    `names` says who each rank is ("rank 2 (host b)"). Made by every rank of the job.
+    Made by every rank of the job.
     """
 
-    def __init__(self, store: dist.Store, *, rank: int, names: list[str], address: str) -> None:
-        self._store, self._rank, self.names = store, rank, names
+    def __init__(self, line: Line, *, address: str) -> None:
+        self._line = line
         self._echo = Echo(address)
-        share(store, "echo", rank, f"{address}:{self._echo.address[1]}".encode())
+        line.tell("echo", f"{address}:{self._echo.address[1]}".encode())
 
     def check(self, peers: list[int]) -> None:
         """Ask `peers`, and hear what the others found. Raises RankFailed naming every pair that
         nothing comes through. Collective.
         """
-        mine = "\n".join(self.broken(peers))
-        share(self._store, "broken", self._rank, mine.encode())
-        said = gather(self._store, "broken", self.names, timeout_s=2 * ANSWER_S)
+        mine = "\n".join(self.broken(peers)).encode()
+        said = self._line.all_tell("broken", mine, 3 * ANSWER_S)
         if broken := [line for each in said for line in each.decode().splitlines()]:
             raise RankFailed(cut_wires(broken))
 
     def broken(self, peers: list[int]) -> list[str]:
         """A line for each of `peers` that does not answer this rank."""
-        addresses = {
-            peer: _address(fetch(self._store, "echo", peer, self.names[peer], 2 * ANSWER_S))
-            for peer in peers
-        }
+        names, line = self._line.names, self._line
+        addresses = {peer: _address(line.hear("echo", peer, ANSWER_S)) for peer in peers}
         return [
-            f"between {self.names[self._rank]} and {self.names[peer]}: {reason}"
+            f"between {names[line.rank]} and {names[peer]}: {reason}"
             for peer, reason in silent(addresses, wait_s=ANSWER_S).items()
         ]
 
@@ -124,25 +153,6 @@ def cut_wires(broken: list[str]) -> str:
 def _address(text: bytes) -> Address:
     host, _, port = text.decode().rpartition(":")
     return host, int(port)
-
-
-def share(store: dist.Store, what: str, rank: int, content: bytes) -> None:
-    """Tell all ranks something; `gather` and `fetch` hear it."""
-    store.set(f"{what}/{rank}", content)
-
-
-def fetch(store: dist.Store, what: str, rank: int, name: str, timeout_s: float) -> bytes:
-    """What one rank shared. Raises RankFailed that names it when it does not come."""
-    try:
-        store.wait([f"{what}/{rank}"], timedelta(seconds=timeout_s))
-        return store.get(f"{what}/{rank}")
-    except RuntimeError as error:
-        raise RankFailed(f"{name} said nothing within {timeout_s:.0f} s ({what})") from error
-
-
-def gather(store: dist.Store, what: str, names: list[str], *, timeout_s: float) -> list[bytes]:
-    """What every rank shared, by rank. Raises RankFailed that names the first that is missing."""
-    return [fetch(store, what, rank, name, timeout_s) for rank, name in enumerate(names)]
 
 
 class TorchGroup:
