@@ -14,12 +14,13 @@ import typer
 from wirecut.cli.estimate import estimate
 from wirecut.cli.explain import explain
 from wirecut.cli.generate import generate
+from wirecut.cli.lab import lab
 from wirecut.cli.plan import plan
 from wirecut.cli.probe import probe
 from wirecut.errors import UsageError, WirecutError
 from wirecut.version import __version__
 
-COMMANDS: list[Callable[..., None]] = [probe, plan, estimate, explain, generate]
+COMMANDS: list[Callable[..., None]] = [probe, plan, estimate, explain, generate, lab]
 COULD_NOT = WirecutError.exit_code
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 

@@ -1,0 +1,360 @@
+"""`wirecut lab`: TP, PP and DP on this machine's own wires, predicted and then run.
+
+    lab = experiment(parse_wires("shm,1gbit,100mbit"), users=(1, 8), folder=folder)
+    for race in lab.races():
+        print(race.wire, race.users, race.predicted, race.measured, race.agree)
+
+Imports no torch: the ranks do.
+"""
+
+import random
+import re
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from wirecut.api import pricing_of
+from wirecut.bench.run import traffic_of
+from wirecut.bench.testbed import shaped_hosts
+from wirecut.cost.estimate import Candidate, price
+from wirecut.cost.replica import Pricing
+from wirecut.cost.terms import Estimate
+from wirecut.engine.engine import Answer, Engine, Prompt
+from wirecut.errors import UsageError
+from wirecut.fabric.fabric import Fabric
+from wirecut.fabric.probe import probe
+from wirecut.layout.layout import Layout
+from wirecut.layout.plan import Limits
+from wirecut.machine.world import RankHost
+from wirecut.planner.plan import outcome_of
+
+RANKS = 2
+LAYOUTS = (Layout(tp=RANKS), Layout(pp=RANKS), Layout(dp=RANKS))
+INPUT_TOKENS, OUTPUT_TOKENS, ROUNDS = 32, 40, 3
+WARM_UP_TOKENS = 4
+MOST_USERS = 64
+TIE = 0.10  # layouts nearer than this are as good as each other
+UNITS = {"k": 1e3, "m": 1e6, "g": 1e9}
+PROBE_TICKS, RUN_TICKS = 40, 20  # of the progress bar
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LabWire:
+    """A wire to try: "shm" (shared memory) or "loopback" (TCP) between two ranks of this host, or
+    a link of `bits_per_s` between two hosts.
+    """
+
+    name: str
+    bits_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """What was measured: the median over rounds, and the least and the most."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One layout on one wire for one number of users, predicted and measured."""
+
+    wire: str
+    layout: str
+    users: int
+    predicted_tpot_s: float
+    predicted_tokens_per_s: float
+    predicted_interval: tuple[float, float]  # of tokens per second
+    tpot_s: Spread
+    tokens_per_s: Spread
+
+    @property
+    def tpot_error(self) -> float:
+        """Relative: 0.1 is predicted 10 per cent too long."""
+        return self.predicted_tpot_s / self.tpot_s.median - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A wire as its probe measured it between the two ranks."""
+
+    name: str
+    kind: str
+    shaped_bits_per_s: float | None
+    bits_per_s: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """Which layout was to write most tokens per second over a wire, and which did.
+
+    `lost` is how far the predicted one fell behind the measured one: 0 when they are the same.
+    """
+
+    wire: str
+    users: int
+    predicted: str
+    measured: str
+    lost: float
+
+    @property
+    def agree(self) -> bool:
+        """The same layout, or one that is as good."""
+        return self.lost <= TIE
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """The fastest layout is `above` over the wire `fast` and `below` over `slow`, the next slower.
+
+    Their lines cross at `share` of the way from `fast` to `slow`. `bits_per_s` is that place
+    between what the two carry (as logarithms); None when they are of different kinds, and bandwidth
+    is not all that sets them apart.
+    """
+
+    users: int
+    above: str
+    below: str
+    fast: str
+    slow: str
+    share: float
+    bits_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """All that was predicted and measured. `wires` are in order of bandwidth, fastest first;
+    `left_out` says which layout could not run, and why.
+    """
+
+    model: str
+    wires: tuple[Tried, ...]
+    cells: tuple[Cell, ...]
+    left_out: tuple[str, ...] = ()
+
+    def at(self, wire: str, users: int) -> list[Cell]:
+        """The layouts over one wire for so many users."""
+        return [cell for cell in self.cells if (cell.wire, cell.users) == (wire, users)]
+
+    @property
+    def users(self) -> tuple[int, ...]:
+        return tuple(sorted({cell.users for cell in self.cells}))
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(cell.layout for cell in self.cells))
+
+    def races(self) -> Iterator[Race]:
+        """By users, then by wire."""
+        for users in self.users:
+            for wire in self.wires:
+                cells = self.at(wire.name, users)
+                guess = max(cells, key=predicted_rate)
+                best = max(cells, key=measured_rate)
+                lost = best.tokens_per_s.median / guess.tokens_per_s.median - 1
+                yield Race(wire.name, users, guess.layout, best.layout, lost)
+
+    def crossings(self, rate: Callable[[Cell], float]) -> Iterator[Crossing]:
+        """Where the layout with the highest `rate` changes from a wire to the next slower one."""
+        for users in self.users:
+            for fast, slow in zip(self.wires, self.wires[1:], strict=False):
+                above, below = (
+                    {cell.layout: rate(cell) for cell in self.at(wire.name, users)}
+                    for wire in (fast, slow)
+                )
+                first, second = (max(rates, key=rates.__getitem__) for rates in (above, below))
+                if first == second:
+                    continue
+                lead, behind = above[first] - above[second], below[second] - below[first]
+                share = lead / (lead + behind) if lead + behind > 0 else 0.5
+                alike = fast.kind == slow.kind
+                bits = fast.bits_per_s * (slow.bits_per_s / fast.bits_per_s) ** share
+                yield Crossing(
+                    users, first, second, fast.name, slow.name, share, bits if alike else None
+                )
+
+
+def predicted_rate(cell: Cell) -> float:
+    """Tokens per second, for `Lab.crossings`."""
+    return cell.predicted_tokens_per_s
+
+
+def measured_rate(cell: Cell) -> float:
+    """Tokens per second, for `Lab.crossings`."""
+    return cell.tokens_per_s.median
+
+
+def parse_wires(text: str) -> tuple[LabWire, ...]:
+    """'shm,loopback,1gbit,200mbit' as wires. Raises UsageError that names what it cannot read."""
+    wires: dict[str, LabWire] = {}
+    for name in (part.strip().lower() for part in text.split(",")):
+        speed = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([kmg])bit", name)
+        if speed:
+            wires[name] = LabWire(name, float(speed[1]) * UNITS[speed[2]])
+        elif name in ("shm", "loopback"):
+            wires[name] = LabWire(name)
+        else:
+            raise UsageError(
+                f"--wires has {name!r}, expected shm, loopback, or a speed such as 200mbit or 1gbit"
+            )
+    return tuple(wires.values())
+
+
+def parse_users(text: str) -> tuple[int, ...]:
+    """'1,8' as numbers. Raises UsageError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 1 <= int(part[:9]) <= MOST_USERS for part in parts):
+        raise UsageError(
+            f"--users is {text!r}, expected whole numbers from 1 to {MOST_USERS} such as 1,8"
+        )
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def experiment(
+    wires: Sequence[LabWire],
+    *,
+    users: Sequence[int],
+    folder: Path,
+    progress: Progress = lambda done, of, what: None,
+) -> Lab:
+    """Probe each wire, predict TP, PP and DP over it, and run them. Raises WirecutError."""
+    of = len(wires) * (PROBE_TICKS + len(LAYOUTS) * RUN_TICKS)
+    own: list[Fabric] = []  # this host as probed: shared memory and loopback at once
+    tried: list[Tried] = []
+    cells: list[Cell] = []
+    left_out: list[str] = []
+    for number, wire in enumerate(wires):
+        begin = number * (of // len(wires))
+
+        def probing(done: int, steps: int, what: str, wire=wire, begin=begin) -> None:
+            progress(begin + PROBE_TICKS * done // max(1, steps), of, f"{wire.name}: {what}")
+
+        with _hosts_of(wire) as hosts:
+            if hosts:
+                fabric = _probed(probe(hosts=hosts, progress=probing))
+            else:
+                own = own or [_probed(probe(RANKS, progress=probing))]
+                fabric = own[0] if wire.name == "shm" else own[0].only("tcp")
+            link = fabric.link(0, 1)
+            tried.append(
+                Tried(wire.name, link.kind, wire.bits_per_s, 8 * link.bytes_per_s, link.latency_s)
+            )
+            for i, layout in enumerate(LAYOUTS):
+                done = begin + PROBE_TICKS + i * RUN_TICKS
+                progress(done, of, f"{wire.name}: {layout}")
+                outcome = _try(wire, layout, users, folder, fabric, hosts)
+                if isinstance(outcome, str):
+                    left_out.append(f"{layout} over {wire.name}: {outcome}")
+                else:
+                    cells += outcome
+    if not cells:
+        raise UsageError(f"none of the layouts can run: {'; '.join(left_out)}")
+    tried.sort(key=lambda each: -each.bits_per_s)
+    return Lab(folder.name, tuple(tried), tuple(cells), tuple(left_out))
+
+
+def _probed(fabric: Fabric | None) -> Fabric:
+    """Raises UsageError where a launcher has started this process as one of many."""
+    if fabric is None:
+        raise UsageError("the lab starts its own ranks: run it without torchrun")
+    return fabric
+
+
+@contextmanager
+def _hosts_of(wire: LabWire) -> Iterator[tuple[RankHost, ...]]:
+    """Two hosts joined by the wire; none when it is this host's own."""
+    if wire.bits_per_s is None:
+        yield ()
+        return
+    names = [f"host{i}" for i in range(RANKS)]
+    with shaped_hosts(names, bits_per_s=wire.bits_per_s) as bed:
+        yield bed.hosts
+
+
+def _try(
+    wire: LabWire,
+    layout: Layout,
+    users: Sequence[int],
+    folder: Path,
+    fabric: Fabric,
+    hosts: Sequence[RankHost],
+) -> list[Cell] | str:
+    """A cell for each number of users; or why this layout cannot run."""
+    pricing = pricing_of(folder, fabric)
+    room = pricing.engine.in_blocks(INPUT_TOKENS + OUTPUT_TOKENS)
+    limits = Limits(kv_tokens=max(users) * room)
+    pricing = pricing_of(folder, fabric, limits=limits)
+    loads = [prompts(pricing.spec.vocab, count) for count in users]
+    guesses: list[Estimate] = []
+    for load in loads:
+        outcome = outcome_of(pricing, layout, traffic_of(load))
+        if not isinstance(outcome, Candidate):
+            return outcome.reason
+        guesses.append(price(outcome, traffic_of(load)))
+    rounds = run_rounds(folder, pricing, guesses[0], loads, limits=limits, hosts=hosts)
+    return [
+        Cell(
+            wire=wire.name,
+            layout=str(layout),
+            users=count,
+            predicted_tpot_s=guess.tpot_s,
+            predicted_tokens_per_s=guess.output_tokens_per_s,
+            predicted_interval=guess.interval["output_tokens_per_s"],
+            tpot_s=Spread.of([_tpot_s(answers) for answers in passed]),
+            tokens_per_s=Spread.of([_tokens_per_s(answers) for answers in passed]),
+        )
+        for count, guess, passed in zip(users, guesses, rounds, strict=True)
+    ]
+
+
+def prompts(vocab: int, count: int, output_tokens: int = OUTPUT_TOKENS) -> list[Prompt]:
+    """Prompts of random tokens, the same each time."""
+    draw = random.Random(count)
+    return [
+        Prompt(tuple(draw.randrange(vocab) for _ in range(INPUT_TOKENS)), output_tokens)
+        for _ in range(count)
+    ]
+
+
+def run_rounds(
+    folder: Path,
+    pricing: Pricing,
+    guess: Estimate,
+    loads: Sequence[Sequence[Prompt]],
+    *,
+    limits: Limits,
+    hosts: Sequence[RankHost],
+) -> list[list[list[Answer]]]:
+    """Answers by load and round, from one start of the engine: rounds go through the loads in turn,
+    after a short one that warms up and is not kept.
+    """
+    passed: list[list[list[Answer]]] = [[] for _ in loads]
+    with Engine(
+        folder, guess.cut, pricing.fabric, limits=limits, dtype=pricing.dtype, hosts=hosts
+    ) as engine:
+        for load in loads:
+            engine.generate(prompts(pricing.spec.vocab, len(load), WARM_UP_TOKENS))
+        for _ in range(ROUNDS):
+            for load, kept in zip(loads, passed, strict=True):
+                kept.append(engine.generate(load))
+        engine.finish()
+    return passed
+
+
+def _tpot_s(answers: Sequence[Answer]) -> float:
+    """Mean over the answers; each has OUTPUT_TOKENS."""
+    return statistics.mean(answer.tpot_s or 0.0 for answer in answers)
+
+
+def _tokens_per_s(answers: Sequence[Answer]) -> float:
+    return sum(len(answer.tokens) for answer in answers) / max(a.at_s[-1] for a in answers)
