@@ -34,7 +34,10 @@ def read_saved(text: str, device: str | None = None) -> Fabric:
     spec = find_device(device) if device else None
     if FORMAT in text and text.lstrip().startswith("{"):
         snapshot = read_snapshot(text)
-        return fabric_from_nvml(snapshot, HostFacts(snapshot.host or "host0", "", (), 0), spec)
+        try:
+            return fabric_from_nvml(snapshot, HostFacts(snapshot.host or "host0", "", (), 0), spec)
+        except (ValueError, OverflowError) as error:
+            raise FabricError(f"a snapshot that makes no sense: {error}") from error
     if looks_like_amd_topo(text):  # first: rocm-smi's header is like nvidia-smi's
         return topology_to_fabric(parse_amd_topo(text), spec)
     if looks_like_nvidia_topo(text):
