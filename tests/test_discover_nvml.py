@@ -14,7 +14,7 @@ from wirecut.fabric.catalogue import find_device
 from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.host import HostFacts
 from wirecut.fabric.nvml import NvmlSnapshot, read_nvml, take_snapshot
-from wirecut.fabric.nvml_fabric import fabric_from_nvml, nvlink_domain
+from wirecut.fabric.nvml_fabric import fabric_from_nvml, nvlink_domain, visible_gpus
 from wirecut.fabric.saved import read_saved
 
 HOST = HostFacts("box", "EPYC", tuple(range(32)), 2**38)
@@ -162,6 +162,32 @@ def test_every_name_that_is_asked_for_is_in_the_package():
 def test_importing_discovery_does_not_import_nvml():
     look = "import sys, wirecut.fabric.discover; sys.exit('pynvml' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", look]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "chosen"),
+    [
+        (None, [0, 1, 2, 3]),
+        ("2,3", [2, 3]),
+        ("3, 0", [3, 0]),
+        ("GPU-2", [2]),
+        ("1,9,2", [1]),
+        ("1,1", [1]),
+        ("GPU-", []),
+        ("", []),
+    ],
+)
+def test_gpus_that_cuda_sees(setting: str | None, chosen: list[int]):
+    snapshot = visible_gpus(take_snapshot(bridged_3090s()), setting)
+    assert [gpu.index for gpu in snapshot.gpus] == chosen
+    count = len(chosen)
+    assert [(p.a, p.b) for p in snapshot.pairs] == list(combinations(range(count), 2))
+    if chosen == [2, 3]:
+        fabric = fabric_from_nvml(snapshot, HOST)
+        assert fabric.link(0, 1).kind == "nvlink"
+        assert [device.index for device in fabric.devices] == [0, 1]
+    if chosen == [3, 0]:
+        assert snapshot.pairs[0].p2p["read"] == "GPU not supported"
 
 
 def test_pairs_of_a_snapshot_may_be_missing():

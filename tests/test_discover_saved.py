@@ -126,9 +126,15 @@ def test_this_machine_without_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 def test_this_machine_with_gpus(monkeypatch: pytest.MonkeyPatch):
     snapshot = take_snapshot(bridged_3090s())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(discover_module, "read_nvml", lambda host: snapshot)
     fabric = discover()
     assert [device.kind for device in fabric.devices] == ["gpu"] * 4
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert discover().links[0].path == "NV4"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert discover().devices[0].kind == "cpu-core"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert fabric.islands == ((0, 1), (2, 3))
     assert fabric.hosts == (fabric.machines[0].host,)
     assert discover(2).islands == ((0, 1),)

@@ -140,7 +140,8 @@ def _power_and_clocks(i: int, gpu: NvmlGpu) -> Iterator[Finding]:
             "slow",
             f"{name}: clocks held down by {', '.join(gpu.slowed_by)}: {gpu.sm_clock} MHz, "
             f"up to {gpu.sm_clock_max} MHz expected",
-            "look at cooling, supply and power cap; `nvidia-smi -q -d PERFORMANCE` tells more",
+            "look at cooling, supply and power cap; `nvidia-smi -rgc` and `-rac` as root lift "
+            "settings; `nvidia-smi -q -d PERFORMANCE` tells more",
             (i,),
         )
     memory, memory_best = gpu.memory_clock, gpu.memory_clock_max

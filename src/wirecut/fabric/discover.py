@@ -6,6 +6,7 @@
 Rates of GPUs are their datasheets', those of cores are assumed.
 """
 
+import os
 import shutil
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from wirecut.fabric.fabric import Device, Fabric, Link, Made
 from wirecut.fabric.host import HostFacts, cpu_name, host_memory_bytes, read_host, usable_cores
 from wirecut.fabric.islands import find_islands
 from wirecut.fabric.nvml import read_nvml
-from wirecut.fabric.nvml_fabric import fabric_from_nvml
+from wirecut.fabric.nvml_fabric import fabric_from_nvml, visible_gpus
 from wirecut.fabric.topology import topology_to_fabric
 from wirecut.version import __version__
 
@@ -44,12 +45,14 @@ ASSUMED_TCP = (60e-6, 2e9)
 
 
 def discover(num_ranks: int | None = None) -> Fabric:
-    """This host, its first `num_ranks` devices (default: all): NVIDIA GPUs by NVML, AMD GPUs by
-    rocm-smi, else cores. Raises FabricError.
+    """This host, its first `num_ranks` devices (default: all): NVIDIA GPUs by NVML, those of
+    `CUDA_VISIBLE_DEVICES` where it is set; AMD GPUs by rocm-smi; else cores. Raises FabricError.
     """
     facts = read_host()
     snapshot = read_nvml(facts.host)
     if snapshot is not None:
+        snapshot = visible_gpus(snapshot, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if snapshot is not None and snapshot.gpus:
         fabric = fabric_from_nvml(snapshot, facts, when=now())
     else:
         fabric = _amd_fabric(facts) or replace(assumed_fabric(num_ranks), machines=(facts,))

@@ -112,6 +112,7 @@ P2P_STATUS = {
 FABRIC_STATES = {0: "not supported", 1: "not started", 2: "in progress", 3: "completed"}
 IDLE_REASON = 0x1
 SLOWED_BY = {
+    0x2: "a clock setting",
     0x4: "power cap",
     0x8: "hardware slowdown",
     0x20: "heat (software limit)",

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 
+from msgspec import structs
+
 from wirecut.errors import FabricError
 from wirecut.fabric.catalogue import DeviceSpec, find_device
 from wirecut.fabric.diagnose import diagnose_gpus
@@ -40,10 +42,45 @@ def fabric_from_nvml(
     facts = replace(host, nvlink_domain=nvlink_domain(snapshot))
     fabric = topology_to_fabric(topology, specs, facts, when)
     devices = tuple(
-        d if spec else replace(d, source="assumed")
-        for d, spec in zip(fabric.devices, known, strict=True)
+        replace(d, memory_bytes=gpu.memory_bytes or d.memory_bytes, source=source)
+        for d, gpu, source in zip(
+            fabric.devices,
+            snapshot.gpus,
+            [
+                d.source if spec else "assumed"
+                for d, spec in zip(fabric.devices, known, strict=True)
+            ],
+            strict=True,
+        )
     )
     return replace(fabric, devices=devices, findings=diagnose_gpus(snapshot))
+
+
+def visible_gpus(snapshot: NvmlSnapshot, setting: str | None) -> NvmlSnapshot:
+    """The GPUs that CUDA sees under this `CUDA_VISIBLE_DEVICES`, in its order; None: all.
+
+    CUDA takes numbers and (the beginnings of) UUIDs, and stops at the first that it does not know.
+    """
+    if setting is None:
+        return snapshot
+    chosen: list[int] = []
+    for word in (part.strip() for part in setting.split(",")):
+        matches = [
+            place
+            for place, gpu in enumerate(snapshot.gpus)
+            if word == str(gpu.index) or (word.startswith("GPU-") and gpu.uuid.startswith(word))
+        ]
+        if len(matches) != 1 or matches[0] in chosen:
+            break
+        chosen += matches
+    said = {frozenset((pair.a, pair.b)): pair for pair in snapshot.pairs}
+    pairs = [
+        structs.replace(said[frozenset((chosen[a], chosen[b]))], a=a, b=b)
+        for a, b in combinations(range(len(chosen)), 2)
+        if frozenset((chosen[a], chosen[b])) in said
+    ]
+    gpus = tuple(snapshot.gpus[place] for place in chosen)
+    return structs.replace(snapshot, gpus=gpus, pairs=tuple(pairs))
 
 
 def nvlink_domain(snapshot: NvmlSnapshot) -> str:
@@ -75,9 +112,9 @@ def snapshot_topology(snapshot: NvmlSnapshot) -> Topology:
                 numa=gpu.numa,
                 pcie=_lanes(gpu),
                 mig=bool(gpu.mig),
-                index=gpu.index,
+                index=place,
             )
-            for gpu in gpus
+            for place, gpu in enumerate(gpus)
         ),
         pairs=tuple(
             _pair(gpus, said.get((a, b), NvmlPair(a, b)))

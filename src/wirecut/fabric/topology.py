@@ -22,7 +22,7 @@ from wirecut.fabric.wires import WIRES
 from wirecut.version import __version__
 
 NVLINK_BYTES_PER_S = 25e9  # one link in one direction, NVLink 2 to 4; for devices given by hand
-ASSUMED_LAUNCH_S = 4e-6  # one small kernel from Python without CUDA graphs
+ASSUMED_LAUNCH_S = 3e-6  # to start one small kernel
 
 
 @dataclass(frozen=True, slots=True)
