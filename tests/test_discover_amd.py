@@ -58,6 +58,13 @@ def test_a_way_over_another_device_takes_longer():
     assert box.link(0, 1).latency_s == pytest.approx(2 * box.link(0, 2).latency_s)
 
 
+def test_the_table_of_link_types_is_enough():
+    text = captured("mi300x-8gpu-rocm-smi.txt")
+    start, end = text.index("==== Link Type"), text.index("==== Numa")
+    alone = read_saved(text[start:end], "MI300X")
+    assert alone.links == read_saved(text, "MI300X").links
+
+
 def test_the_device_is_asked_for():
     with pytest.raises(FabricError, match=r"name it with --device, e\.g\. --device MI300X"):
         read_saved(captured("mi300x-8gpu-amd-smi.txt"))

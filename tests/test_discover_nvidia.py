@@ -57,6 +57,13 @@ def test_a_mesh_is_no_switch():
     assert box.links[0].bytes_per_s == pytest.approx(switch.bytes_per_s / 3)
 
 
+def test_more_links_than_a_gpu_has_go_through_a_switch():
+    """As in a DGX-2, of which the catalogue's V100 is not usually a part."""
+    rows = ("GPU0 X NV6 NV6", "GPU1 NV6 X NV6", "GPU2 NV6 NV6 X")
+    text = "\n".join(("GPU0 GPU1 GPU2", *rows))
+    assert kinds(read_saved(text, "V100-SXM-32GB")) == {("nvswitch", "NV6"): 3}
+
+
 def test_pairs_on_bridges():
     box = fabric("rtx3090-4gpu-pairs", "RTX-3090")
     assert box.islands == ((0, 1), (2, 3))

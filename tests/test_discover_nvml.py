@@ -44,6 +44,14 @@ def test_bridges_join_pairs_and_geforce_drivers_refuse_the_rest():
     assert "0-2, 0-3, 1-2, 1-3: GPU not supported" in refused.what
 
 
+def test_a_bridge_joins_only_its_two_ends():
+    rig = bridged_3090s()
+    rig.p2p = {}  # the driver refuses nothing
+    fabric = fabric_of(rig)
+    assert fabric.islands == ((0, 1), (2, 3))
+    assert (fabric.link(0, 2).kind, fabric.findings) == ("pcie4", ())
+
+
 def test_a_tray_names_the_domain_that_it_shares_with_other_trays():
     snapshot = take_snapshot(gb200_tray())
     assert nvlink_domain(snapshot) == "c0ffee00c0ffee00c0ffee00c0ffee00.3"
@@ -66,6 +74,9 @@ def test_a_virtual_machine_hides_its_switches():
         gpu.nvlinks = [(True, 255, "")] * 18
     assert fabric_of(box).link(0, 1).kind == "nvswitch"
     box.p2p = {(0, 1): (0, 0, 5)}  # the links are there, but the fabric manager is not
+    assert fabric_of(box).link(0, 1).kind == "pcie5"
+    for gpu in box.gpus:
+        gpu.nvlinks = h100_box().gpus[0].nvlinks
     assert fabric_of(box).link(0, 1).kind == "pcie5"
 
 
