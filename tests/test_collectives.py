@@ -262,10 +262,10 @@ def test_more_bytes_never_cost_less(
 
 
 @settings(deadline=None, max_examples=100)
-@given(texts, ops, st.sampled_from([64, 64 * KIB, 4 * MIB, GIB]))
+@given(texts, st.sampled_from(OPS[:3]), st.sampled_from([64, 64 * KIB, 4 * MIB, GIB]))
 def test_more_ranks_of_a_node_never_cost_less(text: str, op: Op, num_bytes: int):
-    if text.endswith(("mesh", "cube", "xgmi")) or op == "all_to_all":
-        return  # more peers, more links; more peers, more channels
+    if text.endswith(("mesh", "cube", "xgmi", "pairs")):
+        return  # more peers, more links; another wire
     node = len(FABRICS[text].devices) // len(FABRICS[text].hosts)
     found = [seconds(text, op, ranks, num_bytes) for ranks in range(2, node + 1)]
     assert all(a <= b * 1.001 for a, b in pairwise(found)), found

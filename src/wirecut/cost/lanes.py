@@ -127,11 +127,11 @@ def users(fabric: Fabric, link: Link, at_once: int, own: int = 1) -> float:
     """
     if at_once == 1 or not link.shares:
         return 1.0
-    host = fabric.devices[link.a].host
-    others = {
-        k.a for k in fabric.links if k.shares == link.shares and fabric.devices[k.a].host == host
-    }
-    return max(1.0, min(float(at_once), len(others) / own))
+    devices = fabric.devices
+    host = devices[link.a].host
+    near = (device.id for device in devices if device.host == host and device.id != link.b)
+    sharing = sum(fabric.link(device, link.b).shares == link.shares for device in near)
+    return max(1.0, min(float(at_once), sharing / own))
 
 
 def _exit(fabric: Fabric, boxes: Sequence[Sequence[int]], index: int, at_once: int) -> Lane:

@@ -25,18 +25,18 @@ class Library:
     words: str
     algorithms: tuple[str, ...] = ("ring", "in-switch")
     start: float = 1.0  # kernel's start, in units of NCCL's on the same wire
-    step: float = 0.15  # one more step inside a host, in L; the rest of L is the kernel's start
-    ll_share: float = 0.42  # of R, in LL
+    step: float = 0.155  # one more step inside a host, in L; the rest of L is the kernel's start
+    ll_share: float = 0.41  # of R, in LL
     channel_bytes_per_s: float = 4.5e9  # LL to one peer of an all-to-all: one channel
-    own_copies: float = 4.2  # a rank's own part is copied too: times it goes through its memory
-    simple_s: float = 13e-6  # Simple over NVLink: start, beside L; it fills many buffers
+    own_copies: float = 5.0  # a rank's own part is copied too: times it goes through its memory
+    simple_s: float = 11e-6  # Simple over NVLink: start, beside L; it fills many buffers
     few_simple_s: float = 5.5e-6  # Simple over PCIe and to many peers: few buffers each
-    simple_step_s: float = 1.5e-6  # Simple: one more step inside a host
+    simple_step_s: float = 1.8e-6  # Simple: one more step inside a host
     kernel_s: float = 6e-6  # of a network's L is the kernel's start; the rest is one step
-    net_ll_share: float = 0.16  # LL over a network, of the rails together
-    net_simple_s: float = 50e-6  # Simple over a network: start, beside the steps
-    in_switch: float = 0.76  # of R: NVLS, whose adding is done in the switch
-    in_switch_s: float = 26e-6  # its start, beside Simple's
+    net_ll_share: float = 0.15  # LL over a network, of the rails together
+    net_simple_s: float = 55e-6  # Simple over a network: start, beside the steps
+    in_switch: float = 0.73  # of R: NVLS, whose adding is done in the switch
+    in_switch_s: float = 30e-6  # its start, beside Simple's
     barrier: float = 0.6  # one barrier of a custom all-reduce, in L
     most_bytes: int = 8 << 20  # of a custom all-reduce
     nvlink_only: bool = False  # no custom all-reduce over PCIe, not even between two
@@ -53,7 +53,7 @@ LIBRARIES = {
         NCCL,
         Library("custom_graph", "custom all-reduce in a CUDA graph", CUSTOM),
         Library(
-            "custom_eager", "custom all-reduce, launched eagerly", CUSTOM, host_s=33e-6, copies=2.0
+            "custom_eager", "custom all-reduce, launched eagerly", CUSTOM, host_s=35e-6, copies=2.0
         ),
         Library(
             "trtllm",
