@@ -44,11 +44,21 @@ def test_the_fit_finds_the_wire_that_made_the_points(latency_s: float, bytes_per
     assert link.source == "measured"
 
 
-def test_a_slow_middle_shows_as_spread() -> None:
+def test_a_wire_that_is_no_line_shows_as_spread() -> None:
     bent = [
-        (s, t * (1.5 if i % 2 else 1), 0.0) for i, (s, t, _) in enumerate(wire(1e-5, 1e9).points)
+        (s, t * (1.5, 1.0, 0.7)[i % 3], 0.0) for i, (s, t, _) in enumerate(wire(1e-5, 1e9).points)
     ]
     assert 0.1 < fit_link(WirePoints("send_recv", "shm", (0, 1), tuple(bent))).spread < 0.5
+
+
+def test_some_points_that_the_host_was_busy_in_do_not_bend_the_line() -> None:
+    points = [
+        (s, t * (3 if i in (0, 1, 4, 6) else 1), 0.0)
+        for i, (s, t, _) in enumerate(wire(1e-4, 36e6).points)
+    ]
+    link = fit_link(WirePoints("send_recv", "tcp", (0, 1), tuple(points)))
+    assert link.bytes_per_s == pytest.approx(36e6, rel=0.02)
+    assert link.latency_s == pytest.approx(1e-4, rel=0.1)
 
 
 def tasks(*hosts: int) -> list[ProbeTask]:

@@ -37,6 +37,10 @@ from wirecut.fabric.probing import (
 from wirecut.units import DTYPE_BYTES, show_bytes
 from wirecut.version import __version__
 
+REWEIGHTED = 30  # rounds until the line stands still
+EXACT = 0.01  # a relative error below which a point is as good as on the line
+Row = tuple[float, float]
+
 
 def assemble(measured: Measured) -> Fabric:
     """The fabric that the measurements describe. Pairs not measured take their class's median."""
@@ -112,21 +116,20 @@ def _typical(links: Sequence[Link]) -> Link | None:
 
 
 def fit_link(measured: WirePoints) -> Link:
-    """Latency and bandwidth through (bytes, seconds): least squares of the relative error.
+    """Latency and bandwidth through (bytes, seconds): the least sum of relative errors.
 
-    Weighting each point by 1 / seconds makes 2 KiB count as much as 64 MiB. `spread` is the larger
-    of the fit's root mean square and the median spread of the repetitions.
+    Weighting each point by 1 / seconds makes 2 KiB count as much as 64 MiB; taking errors and not
+    their squares (by least squares, reweighted) keeps a point that the host was busy in from
+    bending the line. `spread` is the larger of the fit's median error and the repetitions'.
     """
     rows = [(1 / s, size / s) for size, s, _ in measured.points]  # latency x a + per_byte x b = 1
-    aa = sum(a * a for a, _ in rows)
-    ab = sum(a * b for a, b in rows)
-    bb = sum(b * b for _, b in rows)
-    a1, b1 = sum(a for a, _ in rows), sum(b for _, b in rows)
-    determinant = aa * bb - ab * ab
-    latency_s = max(0.0, (a1 * bb - b1 * ab) / determinant) if determinant > 0 else 0.0
-    per_byte_s = max(1e-15, (aa * b1 - ab * a1) / determinant) if determinant > 0 else b1 / bb
-    errors = [latency_s * a + per_byte_s * b - 1 for a, b in rows]
-    rms = (sum(error * error for error in errors) / len(errors)) ** 0.5
+    weights = [1.0] * len(rows)
+    latency_s = per_byte_s = 0.0
+    for _ in range(REWEIGHTED):
+        latency_s, per_byte_s = _least_squares(rows, weights)
+        errors = [latency_s * a + per_byte_s * b - 1 for a, b in rows]
+        weights = [1 / max(abs(error), EXACT) for error in errors]
+    errors = [abs(latency_s * a + per_byte_s * b - 1) for a, b in rows]
     repeats = median(spread for _, _, spread in measured.points)
     return Link(
         measured.devices[0],
@@ -135,8 +138,22 @@ def fit_link(measured: WirePoints) -> Link:
         latency_s,
         1 / per_byte_s,
         "measured",
-        max(rms, repeats),
+        max(median(errors), repeats),
     )
+
+
+def _least_squares(rows: Sequence[Row], weights: Sequence[float]) -> Row:
+    """(latency, seconds per byte), neither below zero, with the least weighted squared error."""
+    both = list(zip(rows, weights, strict=True))
+    aa, bb = sum(w * a * a for (a, _), w in both), sum(w * b * b for (_, b), w in both)
+    ab = sum(w * a * b for (a, b), w in both)
+    a1, b1 = sum(w * a for (a, _), w in both), sum(w * b for (_, b), w in both)
+    determinant = aa * bb - ab * ab
+    if determinant > 1e-9 * aa * bb:
+        latency_s, per_byte_s = (a1 * bb - b1 * ab) / determinant, (aa * b1 - ab * a1) / determinant
+        if latency_s >= 0 and per_byte_s > 0:
+            return latency_s, per_byte_s
+    return 0.0, max(1e-15, b1 / bb)
 
 
 def with_rates(device: Device, measured: Arithmetic) -> Device:

@@ -37,7 +37,7 @@ from wirecut.fabric.transports import Everyone, Transports, scratch_bytes
 from wirecut.machine.host import RankProcess
 from wirecut.machine.nic import address_facing
 from wirecut.machine.shm import Arena
-from wirecut.machine.sockets import Line, Watch, cut_wires, join, meet
+from wirecut.machine.sockets import Line, Watch, WireCut, join, meet
 from wirecut.machine.world import MEET_S
 
 HANG_S = 5.0  # a collective that takes longer hangs: no job's messages are that slow
@@ -103,16 +103,17 @@ class _Probing:
         firsts = [ranks[0] for ranks in hosts_of(self.tasks).values()]
         address = address_facing(process.master[0]) if process.master else "127.0.0.1"
         self.line = Line(self.store, self.names, self.rank)
-        self.watch = Watch(self.line, address=address)
-        mine = self.rank in firsts
-        self.watch.check([other for other in firsts if mine and other > self.rank])
-        if process.master and mine:
+        first_of = [task.first for task in self.tasks]
+        self.watch = Watch(self.line, first_of, address=address)
+        self.watch.check()
+        if process.master and self.rank in firsts:
             used = os.environ.get("GLOO_SOCKET_IFNAME")
             self.findings = try_cards(self.line, firsts, host=self.task.device.host, used=used)
         if self.device.type == "cuda":
             backend = "cpu:gloo,cuda:nccl"
         join(self.store, **world, backend=backend, timeout_s=PATIENCE_S)
-        self.everyone.connect(firsts, timeout_s=PATIENCE_S)
+        if process.master:
+            self.everyone.connect(self.watch)
         self.transports = Transports(
             arena, process, self.everyone, device=self.device, timeout_s=HANG_S
         )
@@ -167,9 +168,11 @@ class _Probing:
         except RankFailed as error:
             group = next((group for group in job.groups if self.rank in group), ())
             others = [rank for rank in group if rank != self.rank]
-            if job.wire != "shm" and (broken := self.watch.broken(others)):
-                raise RankFailed(f"{job.words}: {cut_wires(broken)}") from error
-            raise RankFailed(f"{job.words}: {error}") from error
+            looked = isinstance(error, WireCut) or job.wire == "shm"
+            broken = [] if looked else self.watch.broken(others)
+            reason = f"{job.words}: {WireCut(broken) if broken else error}"
+            self.line.fail(reason)
+            raise RankFailed(reason) from error
 
     def arithmetic(self) -> None:
         """Time this device's arithmetic, all ranks at once."""

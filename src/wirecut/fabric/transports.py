@@ -5,7 +5,6 @@ of shared memory, or from process groups that are kept.
     lane.group.all_reduce(x)
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +13,7 @@ import torch
 from wirecut.fabric.probing import Job
 from wirecut.machine.host import RankProcess
 from wirecut.machine.shm import Arena, Mailbox, ShmGroup
-from wirecut.machine.sockets import TorchGroup
+from wirecut.machine.sockets import TorchGroup, Watch, WireCut
 from wirecut.units import MIB
 
 SLOT_BYTES = 8 * MIB  # as the engine's largest: longer messages go in pieces
@@ -96,7 +95,8 @@ class Everyone:
             members=neighbours,
             deadline_s=patience_s,
         )
-        self._leaders: TorchGroup | None = None
+        self._watch: Watch | None = None
+        self._patience_s, self._count = patience_s, 0
 
     @staticmethod
     def bytes_for(neighbours: int) -> int:
@@ -106,17 +106,25 @@ class Everyone:
         ShmGroup(arena, size=neighbours, rank=0, slot_bytes=64, crowded=False, name="probe")
         return arena.used
 
-    def connect(self, firsts: Sequence[int], *, timeout_s: float) -> None:
-        """From now on wait for the ranks of other hosts too. Collective."""
-        if len(firsts) > 1:
-            self._leaders = TorchGroup(tuple(firsts), timeout_s=timeout_s)
+    def connect(self, watch: Watch) -> None:
+        """From now on wait for the ranks of other hosts too."""
+        self._watch = watch
+
+    def look(self, members: tuple[int, ...]) -> None:
+        """See that bytes come through to `members` before sockets are opened to them: opening them
+        over a cut wire takes half a minute to fail. Raises RankFailed.
+        """
+        watch = self._watch
+        if watch and watch.line.rank in members and (broken := watch.broken(members)):
+            raise WireCut(broken)
 
     def barrier(self) -> None:
         """Return once every rank has come here."""
         self.local.barrier()
-        if self._leaders is not None:
+        if self._watch is not None:
+            self._count += 1
             if self.is_first:
-                self._leaders.barrier()
+                self._watch.wait_for_hosts(f"step {self._count}", patience_s=self._patience_s)
             self.local.barrier()
 
 
@@ -153,6 +161,7 @@ class Transports:
         mine = None
         for members in job.groups:
             if members not in self._groups:
+                self._everyone.look(members)
                 self._groups[members] = TorchGroup(members, timeout_s=self._timeout_s)
             if self._process.rank in members:
                 place = members.index(self._process.rank)

@@ -7,8 +7,11 @@ NCCL between GPUs.
     group.all_reduce(x)
 """
 
+import contextlib
 import os
+import time
 from collections import deque
+from collections.abc import Sequence
 from datetime import timedelta
 
 import torch
@@ -23,6 +26,7 @@ from wirecut.machine.world import MEET_S
 
 SENDS_IN_FLIGHT = 16  # kept alive until done, then the oldest is waited for
 ANSWER_S = 3.0  # what a peer gets to send back a few packets
+LOOK_S = 4.0  # waited for others so long, a rank looks whether the wires are to blame
 
 
 def meet(*, rank: int, num_ranks: int, port_box: memoryview, master: Address | None) -> dist.Store:
@@ -80,6 +84,16 @@ def join(
         )
 
 
+class WireCut(RankFailed):
+    """Nothing comes through between pairs of ranks, which the message names."""
+
+    def __init__(self, broken: Sequence[str]) -> None:
+        super().__init__(
+            f"nothing comes through {'; '.join(broken)}. Look at the cable, the switch and the "
+            "firewall between them, and at which interface GLOO_SOCKET_IFNAME names"
+        )
+
+
 class Line:
     """What ranks tell one another through the store, each by its number. `names` says who each is
     ("rank 2 (host b)").
@@ -94,13 +108,13 @@ class Line:
 
     def hear(self, what: str, rank: int, timeout_s: float) -> bytes:
         """What one rank told. Raises RankFailed that names it when it does not come."""
-        try:
-            self._store.wait([f"{what}/{rank}"], timedelta(seconds=timeout_s))
-            return self._store.get(f"{what}/{rank}")
-        except RuntimeError as error:
-            raise RankFailed(
-                f"{self.names[rank]} said nothing within {timeout_s:.0f} s ({what})"
-            ) from error
+        end = time.monotonic() + timeout_s
+        while not self.told_within(what, [rank], 1.0):
+            if time.monotonic() > end:
+                raise RankFailed(
+                    f"{self.names[rank]} said nothing within {timeout_s:.0f} s ({what})"
+                )
+        return self._store.get(f"{what}/{rank}")
 
     def hear_all(self, what: str, timeout_s: float) -> list[bytes]:
         """What every rank told, by rank. Raises RankFailed that names the first that is missing."""
@@ -111,43 +125,78 @@ class Line:
         self.tell(what, content)
         return self.hear_all(what, timeout_s)
 
+    def fail(self, reason: str) -> None:
+        """Let ranks that wait for this one know why they wait in vain."""
+        with contextlib.suppress(RuntimeError):
+            self._store.set("failed", reason)
+
+    def told_within(self, what: str, ranks: Sequence[int], timeout_s: float) -> bool:
+        """Whether all of `ranks` tell this in time. Raises RankFailed when one has failed."""
+        try:
+            self._store.wait([f"{what}/{rank}" for rank in ranks], timedelta(seconds=timeout_s))
+            return True
+        except RuntimeError:
+            pass
+        reason = None
+        with contextlib.suppress(RuntimeError):  # the store too may be out of reach
+            if self._store.check(["failed"]):
+                reason = self._store.get("failed").decode()
+        if reason is not None:
+            raise RankFailed(reason)
+        return False
+
 
 class Watch:
-    """Names the wire when something hangs: every rank answers pings, and can ask its peers.
-
-    Made by every rank of the job.
+    """Names the wire when something hangs: the first rank of every host answers pings, and every
+    rank can ask them.
     """
 
-    def __init__(self, line: Line, *, address: str) -> None:
-        self._line = line
-        self._echo = Echo(address)
-        line.tell("echo", f"{address}:{self._echo.address[1]}".encode())
+    def __init__(self, line: Line, first_of: Sequence[int], *, address: str) -> None:
+        """`first_of[rank]` is the first rank of that rank's host. Collective."""
+        self.line, self._first_of = line, first_of
+        firsts = sorted(set(first_of))
+        if line.rank in firsts:
+            self._echo = Echo(address)
+            line.tell("echo", f"{address}:{self._echo.address[1]}".encode())
+        self._addresses = {first: _address(line.hear("echo", first, MEET_S)) for first in firsts}
 
-    def check(self, peers: list[int]) -> None:
-        """Ask `peers`, and hear what the others found. Raises RankFailed naming every pair that
-        nothing comes through. Collective.
+    def check(self) -> None:
+        """Ask the hosts behind this one, and hear what the others found. Raises RankFailed naming
+        every pair that nothing comes through. Collective.
         """
-        mine = "\n".join(self.broken(peers)).encode()
-        said = self._line.all_tell("broken", mine, 3 * ANSWER_S)
+        firsts, rank = list(self._addresses), self.line.rank
+        behind = [first for first in firsts if rank in firsts and first > rank]
+        mine = "\n".join(self.broken(behind)).encode()
+        said = self.line.all_tell("broken", mine, 3 * ANSWER_S)
         if broken := [line for each in said for line in each.decode().splitlines()]:
-            raise RankFailed(cut_wires(broken))
+            raise WireCut(broken)
 
-    def broken(self, peers: list[int]) -> list[str]:
-        """A line for each of `peers` that does not answer this rank."""
-        names, line = self._line.names, self._line
-        addresses = {peer: _address(line.hear("echo", peer, ANSWER_S)) for peer in peers}
+    def broken(self, peers: Sequence[int]) -> list[str]:
+        """A line for each of `peers` (one of each host) whose host does not answer this rank."""
+        mine, names = self.line.rank, self.line.names
+        asked = {self._first_of[peer]: peer for peer in peers}
+        asked.pop(self._first_of[mine], None)
+        wanted = {first: self._addresses[first] for first in asked}
         return [
-            f"between {names[line.rank]} and {names[peer]}: {reason}"
-            for peer, reason in silent(addresses, wait_s=ANSWER_S).items()
+            f"between {names[mine]} and {names[asked[first]]}: {reason}"
+            for first, reason in silent(wanted, wait_s=ANSWER_S).items()
         ]
 
-
-def cut_wires(broken: list[str]) -> str:
-    """What to tell of pairs that nothing comes through."""
-    return (
-        f"nothing comes through {'; '.join(broken)}. Look at the cable, the switch and the "
-        "firewall between them, and at which interface GLOO_SOCKET_IFNAME names"
-    )
+    def wait_for_hosts(self, what: str, *, patience_s: float) -> None:
+        """Return once the first rank of every host has told `what`; see whether the wires are to
+        blame when that takes long. Raises RankFailed.
+        """
+        firsts = list(self._addresses)
+        self.line.tell(what, b"")
+        end, next_look = time.monotonic() + patience_s, time.monotonic() + LOOK_S
+        while not self.line.told_within(what, firsts, 1.0):
+            now = time.monotonic()
+            if now > end:
+                raise RankFailed(f"not every host came to {what} within {patience_s:.0f} s")
+            if now > next_look:
+                next_look = now + LOOK_S
+                if broken := self.broken(firsts):
+                    raise WireCut(broken)
 
 
 def _address(text: bytes) -> Address:
