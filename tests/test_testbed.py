@@ -145,9 +145,13 @@ def test_one_wire_is_cut_and_mended_and_the_others_go_on(bed: Bed) -> None:
 
 @needs_bed
 def test_a_host_sees_its_own_name_and_interfaces(bed: Bed) -> None:
+    ours = Path("/etc/hosts").read_text()
+    assert "10.77.0.3" not in ours
     seen = on(bed.hosts[1], "sh", "-c", "hostname; ls /sys/class/net; pwd")
     assert seen.stdout.split() == ["b", "eth0", "eth1", "lo", str(Path.cwd())]
     limits = [sorted(p.name for p in Path("/sys/fs/cgroup").iterdir())]
+    assert on(bed.hosts[1], "getent", "ahostsv4", "c").stdout.split()[0] == "10.77.0.3"
+    assert Path("/etc/hosts").read_text() == ours
     assert on(bed.hosts[1], "ls", "/sys/fs/cgroup").stdout.split() == limits[0]
 
 
@@ -234,6 +238,7 @@ def test_a_command_that_fails_is_told_with_what_it_said() -> None:
     [
         (["a", "a"], 1e8, "different names"),
         ([], 1e8, "1 to 200"),
+        (["a", "b c"], 1e8, "host name 'b c'"),
         (["a", "b"], 10.0, "10 bit/s"),
         (["a", "b"], float("nan"), "nan"),
     ],

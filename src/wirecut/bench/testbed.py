@@ -12,6 +12,7 @@ namespace with its interfaces, bridge and mounts.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,9 +36,14 @@ SWITCH_BURSTS = 4  # the switch only paces where several hosts send to one
 BUFFER_S = 0.02  # what a port keeps before it drops, as switches have it
 LEAST_BUFFER_BYTES = 256 << 10
 NOWHERE = "02:00:00:00:00:00"  # a hardware address that no port leads to
-# A /sys of its own shows the namespace's interfaces and no others; cgroup limits stay in sight.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
+# $0 is the host's name, $1 an /etc/hosts. A /sys of its own shows the namespace's interfaces and no
+# others; cgroup limits stay in sight.
 HOLD = """
+hostname "$0"
 exec 3</sys/fs/cgroup
+mount -t tmpfs tmpfs /sys && echo "$1" >/sys/hosts
+test ! -f /etc/hosts || mount --bind /sys/hosts /etc/hosts
 mount -t sysfs sysfs /sys && mount --no-canonicalize --rbind /proc/self/fd/3 /sys/fs/cgroup
 exec cat 3<&-
 """
@@ -109,10 +115,16 @@ def shaped_hosts(
         raise UsageError(f"no hosts can be made here: {reason}")
     with ExitStack() as stack:
         cores = _deal_cores(len(names))
-        pids = [stack.enter_context(_namespace(name)) for name in names]
+        addresses = [f"10.77.0.{i + 1}" for i in range(len(names))]
+        known = "\n".join(
+            f"{before}{address} {name}"
+            for before in ("", "::ffff:")  # torch's store asks for the name in IPv6's form
+            for address, name in zip(addresses, names, strict=True)
+        )
+        pids = [stack.enter_context(_namespace(name, known)) for name in names]
         hosts = tuple(
-            RankHost(name, _inside(pid, each), f"10.77.0.{i + 1}")
-            for i, (name, pid, each) in enumerate(zip(names, pids, cores, strict=True))
+            RankHost(name, _inside(pid, each), address)
+            for name, pid, each, address in zip(names, pids, cores, addresses, strict=True)
         )
         for host in hosts:
             _run(host, "ip", "link", "set", "lo", "up")
@@ -128,6 +140,9 @@ def shaped_hosts(
 def _check(names: Sequence[str], *rates: float | None) -> None:
     if not 1 <= len(names) <= MOST_HOSTS or len(set(names)) < len(names):
         raise UsageError(f"hosts are {list(names)}, expected 1 to {MOST_HOSTS} different names")
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise UsageError(f"host name {name!r}: expected letters, digits and hyphens")
     for rate in rates:
         if rate is not None and not LEAST_BITS_PER_S <= rate <= MOST_BITS_PER_S:
             raise UsageError(
@@ -136,10 +151,13 @@ def _check(names: Sequence[str], *rates: float | None) -> None:
 
 
 @contextmanager
-def _namespace(name: str) -> Iterator[int]:
-    """A network, mount and host-name namespace, by the id of a process in it."""
+def _namespace(name: str, known: str = "") -> Iterator[int]:
+    """A network, mount and host-name namespace, by the id of a process in it. `known` are further
+    lines of its /etc/hosts.
+    """
+    names = f"127.0.0.1 localhost\n{known}"
     holder = subprocess.Popen(
-        ["unshare", "--net", "--mount", "--uts", "sh", "-c", f"hostname '{name}'\n{HOLD}"],
+        ["unshare", "--net", "--mount", "--uts", "sh", "-c", HOLD, name, names],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
