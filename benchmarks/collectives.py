@@ -268,7 +268,7 @@ def size_errors(curves: Sequence[Measured]) -> list[Error]:
     errors: list[Error] = []
     alike: dict[tuple[object, ...], dict[int, Measured]] = defaultdict(dict)
     for curve in curves:
-        if curve.nodes == 1 and curve.op != "send_recv":
+        if curve.nodes == 1 and curve.library == "nccl" and curve.op != "send_recv":
             alike[curve.label, curve.op, curve.library, curve.points[0][0]][curve.gpus] = curve
     for sizes in alike.values():
         if not {2, 4, 8} <= sizes.keys():

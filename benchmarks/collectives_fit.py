@@ -22,7 +22,7 @@ from wirecut.fabric.fabric import Op
 
 NCCLS = (
     *("step", "ll_share", "channel_bytes_per_s", "own_copies", "simple_s", "few_simple_s"),
-    *("simple_step_s", "kernel_s", "net_ll_share", "net_simple_s", "in_switch", "in_switch_s"),
+    *("simple_step_s", "kernel_s", "net_ll_share", "net_simple", "in_switch", "in_switch_s"),
 )
 STEPS = (1.25, 1.06)
 WORST = 1.2  # an error counts as this log at most: outliers are not fitted

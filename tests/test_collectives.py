@@ -217,11 +217,25 @@ def test_a_curve_measured_alone_is_slowed_by_what_groups_share():
     both = collective_price(wires, "all_reduce", (2, 3), 64 * MIB, at_once=2)
     assert alone.seconds == pytest.approx(4e-3)
     assert 3.5 < both.seconds / alone.seconds <= 1 / ROOT_SHARE["pcie4"]
-    assert "2 at once, not 1" in both.because
+    assert "nccl, 2 at once, over nccl, 1 at once" in both.because
     measured = replace(curve, at_once=2, points=((KIB, 20e-6), (64 * MIB, 9e-3)))
     wires = replace(wires, curves=(curve, measured))
     both = collective_price(wires, "all_reduce", (2, 3), 64 * MIB, at_once=2)
     assert both.seconds == pytest.approx(9e-3)
+
+
+def test_a_curve_of_nccl_says_what_another_library_takes():
+    wires = FABRICS["8xA100-SXM-80GB:nvswitch"]
+    group, size = tuple(range(8)), 16 * KIB
+    computed = physics_price(wires, "all_reduce", group, size).seconds
+    points = ((KIB, computed), (size, 2 * computed), (MIB, 4 * computed))
+    wires = replace(wires, curves=(Curve("all_reduce", "nvswitch", group, points),))
+    custom = physics_price(
+        wires, "all_reduce", group, size, library=library_of("custom_graph")
+    ).seconds
+    found = collective_price(wires, "all_reduce", group, size, library="custom_graph")
+    assert found.seconds == pytest.approx(2 * custom)
+    assert "custom_graph, 1 at once, over nccl" in found.because
 
 
 def test_one_rank_has_nothing_to_say():

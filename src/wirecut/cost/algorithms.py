@@ -135,7 +135,8 @@ def _hierarchical(
     kernel_s = min(library.kernel_s, across.latency_s / 2)
     steps_in = _steps(op, box_ranks) if inside is not None else 0
     hops, tree, ring = _between(op, wiring, across, num_bytes)
-    start_s = library.start * kernel_s + hops * (across.latency_s - kernel_s)
+    hop_s = across.latency_s - kernel_s
+    start_s = library.start * kernel_s + hops * hop_s
     low = [Leg(tree, across.bytes_per_s * library.net_ll_share, across.kind)]
     high = [Leg(ring, across.bytes_per_s, across.kind)]
     if inside is not None:
@@ -145,7 +146,7 @@ def _hierarchical(
         high.append(Leg(own, inside.bytes_per_s, inside.kind))
         if op == "all_reduce" and _adds(inside, library):
             high[0] = Leg(tree, across.bytes_per_s, across.kind)
-    name, simple_s = f"{boxes} boxes of {box_ranks}", library.net_simple_s
+    name, simple_s = f"{boxes} boxes of {box_ranks}", library.net_simple * hop_s
     return [
         Way(f"{name}, LL", start_s, tuple(low), at_once=True),
         Way(f"{name}, Simple", start_s + simple_s, tuple(high), at_once=True),

@@ -7,7 +7,7 @@ Knows no model and no layout.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wirecut.cost.algorithms import ways
@@ -43,31 +43,38 @@ def collective_price(
     else one of another size scaled by what physics says of both, else physics alone.
 
     `num_bytes` is the buffer of one rank; of all-gather and reduce-scatter the whole one. `at_once`
-    groups like this one do it together. `library` None: NCCL, or what moves bytes between cores.
+    groups like this one do it together. `library` None: NCCL, or what moves bytes between cores;
+    curves are taken to be measured with those, and another library's price follows from theirs.
     Raises FabricError when devices that must talk have no link.
     """
     if len(group) < 2:
         return Price(0.0, "one rank", "measured", 0.0)
     kind = fabric.slowest_link(group).kind
-    chosen = _library(kind, library)
+    chosen, measured = _library(kind, library), _library(kind, None)
 
-    def physics(devices: Sequence[int], together: int) -> Price:
-        return physics_price(fabric, op, devices, num_bytes, at_once=together, library=chosen)
+    def physics(devices: Sequence[int], together: int, by: Library) -> Price:
+        return physics_price(fabric, op, devices, num_bytes, at_once=together, library=by)
 
     curve = fabric.curve(op, group, at_once=at_once)
     if curve is None:
         near = _other_sizes(fabric, op, kind, len(group))
-        price = physics(group, at_once)
-        return _scaled(price, near, len(group), num_bytes, physics) if near else price
+        price = physics(group, at_once, chosen)
+        ratios = [
+            near_by.seconds(num_bytes) / physics(near_by.devices, near_by.at_once, measured).seconds
+            for near_by in near
+        ]
+        return _scaled(price, near, ratios, len(group)) if near else price
     found = from_curve(curve, fabric.slowest_link(group), num_bytes)
-    if curve.at_once == at_once:
+    if curve.at_once == at_once and chosen == measured:
         return found
-    factor = physics(group, at_once).seconds / physics(group, curve.at_once).seconds
+    computed = physics(group, at_once, chosen).seconds
+    factor = computed / physics(group, curve.at_once, measured).seconds
     if abs(factor - 1) < 1e-9:
         return found
-    words = f"{factor:.2f} (computed: {at_once} at once, not {curve.at_once}) x {found.because}"
+    asked, known = f"{chosen.name}, {at_once} at once", f"{measured.name}, {curve.at_once} at once"
+    because = f"{factor:.2f} (computed: {asked}, over {known}) x {found.because}"
     spread = max(found.spread, half_width("published"))
-    return Price(factor * found.seconds, words, found.source, spread)
+    return Price(factor * found.seconds, because, found.source, spread)
 
 
 def all_reduce_price(
@@ -176,17 +183,8 @@ def _other_sizes(fabric: Fabric, op: Op, kind: str, ranks: int) -> list[Curve]:
     ]
 
 
-def _scaled(
-    price: Price,
-    curves: Sequence[Curve],
-    ranks: int,
-    num_bytes: float,
-    physics: Callable[[Sequence[int], int], Price],
-) -> Price:
-    """`price` times measured over physics of one curve, or of two, by how near their sizes are."""
-    ratios = [
-        curve.seconds(num_bytes) / physics(curve.devices, curve.at_once).seconds for curve in curves
-    ]
+def _scaled(price: Price, curves: Sequence[Curve], ratios: Sequence[float], ranks: int) -> Price:
+    """`price` times measured over computed of one curve, or of two, by how near their sizes are."""
     factor = ratios[0]
     if len(curves) == 2:
         low, high = (math.log(len(curve.devices)) for curve in curves)

@@ -1,10 +1,11 @@
 """What a communication library makes of a wire, in few constants: its kernel's start, its steps,
 its protocols, and which algorithms it has.
 
-    library("custom_graph").barrier
+    library_of("custom_graph").barrier
 
 Constants are multiples of the wire's own latency and bandwidth wherever they are the wire's, and
-seconds where they are a kernel's. Fitted by `benchmarks/collectives.py --fit`.
+seconds where they are a kernel's. Fitted to measured collectives; benchmarks/collectives.md says
+how well, also where a device had no part in the fit.
 """
 
 from dataclasses import dataclass
@@ -14,15 +15,17 @@ from wirecut.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """One library. The latency L of a wire is that of the smallest send over it; the rate R of a
-    rank is what it moves in one direction over all its wires of the kind.
+    """One library; custom_graph and custom_eager are the all-reduce kernels of vLLM and SGLang, in
+    a CUDA graph and launched one by one.
+
+    The latency L of a wire is that of the smallest send over it; the rate R of a rank is what it
+    moves in one direction over all its wires of the kind.
 
     NCCL's protocols (its documentation of NCCL_PROTO): LL marks every word with a flag, starts at
     once and moves `ll_share` of R; Simple moves R, and fills its buffers first.
     """
 
     name: str
-    words: str
     algorithms: tuple[str, ...] = ("ring", "in-switch")
     start: float = 1.0  # kernel's start, in units of NCCL's on the same wire
     step: float = 0.155  # one more step inside a host, in L; the rest of L is the kernel's start
@@ -34,7 +37,7 @@ class Library:
     simple_step_s: float = 1.8e-6  # Simple: one more step inside a host
     kernel_s: float = 6e-6  # of a network's L is the kernel's start; the rest is one step
     net_ll_share: float = 0.15  # LL over a network, of the rails together
-    net_simple_s: float = 55e-6  # Simple over a network: start, beside the steps
+    net_simple: float = 8.0  # Simple over a network: start, in messages of that network
     in_switch: float = 0.73  # of R: NVLS, whose adding is done in the switch
     in_switch_s: float = 30e-6  # its start, beside Simple's
     barrier: float = 0.6  # one barrier of a custom all-reduce, in L
@@ -45,28 +48,25 @@ class Library:
     copies: float = 0.0  # of the payload through the device's memory, beside the collective
 
 
-NCCL = Library("nccl", "NCCL")
+NCCL = Library("nccl")
 CUSTOM = ("ring", "in-switch", "one-shot", "two-shot")
 LIBRARIES = {
     library.name: library
     for library in (
         NCCL,
-        Library("custom_graph", "custom all-reduce in a CUDA graph", CUSTOM),
-        Library(
-            "custom_eager", "custom all-reduce, launched eagerly", CUSTOM, host_s=35e-6, copies=2.0
-        ),
+        Library("custom_graph", CUSTOM),
+        Library("custom_eager", CUSTOM, host_s=35e-6, copies=2.0),
         Library(
             "trtllm",
-            "TensorRT-LLM",
             ("ring", "in-switch", "one-shot"),
             barrier=0.52,
             nvlink_only=True,
             across_hosts=True,
         ),
-        Library("rccl", "RCCL", ("ring",)),
-        Library("oneccl", "oneCCL", ("ring",), start=2.1),
-        Library("shm", "shared memory", ()),
-        Library("gloo", "Gloo", ()),
+        Library("rccl", ("ring",)),
+        Library("oneccl", ("ring",), start=2.1),
+        Library("shm", ()),
+        Library("gloo", ()),
     )
 }
 

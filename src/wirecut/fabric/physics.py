@@ -12,7 +12,7 @@ the GPU itself (a CUDA graph): no launch from the host in it.
 NVLINK_LATENCY = ((800e9, 9e-6), (350e9, 6e-6), (0.0, 9e-6))
 NVLINK_SHARE = 0.73  # of the raw rate, after packet heads and the library's flags
 XGMI = (10e-6, 0.75)
-NETWORK = {"ib": (18e-6, 0.85), "roce": (18e-6, 0.85), "ethernet": (100e-6, 0.90)}
+NETWORK = {"ib": (18e-6, 0.85), "roce": (18e-6, 0.85), "ethernet": (90e-6, 0.90)}
 # One direction of a slot, raw: 16 lanes (pcie2x4: 4), line code taken off.
 PCIE = {"pcie5": 63e9, "pcie4": 31.5e9, "pcie3": 15.75e9, "pcie2": 8e9, "pcie2x4": 2e9}
 PCIE_SHARE = 0.62  # of a slot's raw rate, after packet heads (256 B of payload and less)
