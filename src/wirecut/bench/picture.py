@@ -30,7 +30,14 @@ def draw(lab: Lab, path: Path) -> None:
         _panel(axes, lab, users)
     panels[0].set_ylabel("output tokens per second")
     lines, names = panels[0].get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside lower center", ncols=len(lab.layouts), fontsize=9)
+    order = [i + side for i in range(len(lab.layouts)) for side in (0, len(lab.layouts))]
+    figure.legend(  # a column for each layout: its line above its dots
+        [lines[i] for i in order],
+        [names[i] for i in order],
+        loc="outside lower center",
+        ncols=len(lab.layouts),
+        fontsize=9,
+    )
     figure.suptitle(f"{lab.model}: which cut on which wire\n{score(lab)}", fontsize=10)
     figure.savefig(path)
 
