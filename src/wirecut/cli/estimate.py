@@ -6,6 +6,7 @@ import typer
 
 from wirecut.cli.options import (
     ConcurrencyOpt,
+    DeviceOpt,
     DtypeOpt,
     Engine,
     EngineOpt,
@@ -28,6 +29,7 @@ def estimate(
     model: ModelArg,
     layout: LayoutOpt,
     fabric: FabricOpt = None,
+    device: DeviceOpt = None,
     input_tokens: InputOpt = 512,
     output_tokens: OutputOpt = 128,
     concurrency: ConcurrencyOpt = None,
@@ -45,7 +47,9 @@ def estimate(
     traffic = Traffic(
         input_tokens=input_tokens, output_tokens=output_tokens, concurrency=concurrency, rate=rate
     )
-    outcome = price(model, fabric, layout=layout, traffic=traffic, engine=engine, dtype=dtype)
+    outcome = price(
+        model, fabric, layout=layout, traffic=traffic, engine=engine, dtype=dtype, device=device
+    )
     if as_json:
         import msgspec
 

@@ -46,7 +46,18 @@ ModelArg = Annotated[
 FabricOpt = Annotated[
     str | None,
     typer.Option(
-        "--fabric", metavar="FILE", help="A fabric.json; default: this machine's last probe."
+        "--fabric",
+        metavar="FABRIC",
+        help="A fabric.json, a saved `nvidia-smi topo -m` (- is standard input), or typed: "
+        "2x8xL40S:pcie4:100gbe. Default: this machine, as last probed.",
+    ),
+]
+DeviceOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="The GPUs of a saved topology: A100-SXM-80GB, or 24GB,936GB/s,71TFLOP/s.",
     ),
 ]
 GoalOpt = Annotated[Goal, typer.Option("--goal", help="What the ranking is for.")]

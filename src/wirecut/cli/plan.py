@@ -2,6 +2,7 @@
 
 from wirecut.cli.options import (
     ConcurrencyOpt,
+    DeviceOpt,
     DtypeOpt,
     Engine,
     EngineOpt,
@@ -24,6 +25,7 @@ from wirecut.spec.traffic import Traffic
 def plan(
     model: ModelArg,
     fabric: FabricOpt = None,
+    device: DeviceOpt = None,
     goal: GoalOpt = Goal.throughput,
     input_tokens: InputOpt = 512,
     output_tokens: OutputOpt = 128,
@@ -50,7 +52,9 @@ def plan(
     )
     if out is not None:
         check_out(out)
-    plan_file = plan_file_of(model, fabric, goal=goal, traffic=traffic, engine=engine, dtype=dtype)
+    plan_file = plan_file_of(
+        model, fabric, goal=goal, traffic=traffic, engine=engine, dtype=dtype, device=device
+    )
     if out is not None:
         save_plan(plan_file, out)
     if as_json:

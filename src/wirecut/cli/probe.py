@@ -5,44 +5,69 @@ from typing import Annotated
 
 import typer
 
-from wirecut.cli.options import check_out
+from wirecut.cli.options import DeviceOpt, FabricOpt, check_out
 from wirecut.cli.progress import Bar
+from wirecut.errors import UsageError
 from wirecut.files import cache_dir
+
+DEFAULT_OUT = Path("fabric.json")
 
 
 def probe(
-    out: Annotated[Path, typer.Option(help="Where to write what was measured.")] = Path(
-        "fabric.json"
-    ),
-    ranks: Annotated[
-        int | None, typer.Option(help="Ranks to measure with (default: one per core).")
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to write what was measured.  [fabric.json]", show_default=False),
     ] = None,
+    ranks: Annotated[
+        int | None, typer.Option(help="Ranks to measure with (default: one per GPU, else core).")
+    ] = None,
+    fabric: FabricOpt = None,
+    device: DeviceOpt = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the fabric as JSON.")] = False,
 ) -> None:
-    """Look at the wires: discover this machine, measure it, write fabric.json."""
+    """Look at the wires: discover this machine, measure it, write fabric.json.
+
+    Under torchrun (or a launcher that sets its variables) all hosts are measured together, and the
+    process with rank 0 writes. With --fabric, a saved or typed fabric is shown, not measured.
+    """
     from wirecut.explain.fabric import page
     from wirecut.explain.page import show
     from wirecut.fabric.fabric import save_fabric
+    from wirecut.fabric.find import find_fabric
     from wirecut.fabric.probe import probe as measure
 
-    check_out(out)
-    with Bar("Measuring") as bar:
-        fabric = measure(ranks, progress=bar.update)
-    if fabric is None:
-        return  # a launcher started this one too: the process with rank 0 has the fabric
-    save_fabric(fabric, out)
-    if ranks is None:
-        cache_dir().mkdir(parents=True, exist_ok=True)
-        save_fabric(fabric, cache_dir() / "fabric.json")
-    if as_json:
-        print(out.read_text(), end="")
+    if fabric is not None:
+        if ranks is not None:
+            raise UsageError("--ranks is for measuring, --fabric shows one: leave one of them out")
+        seen, file = find_fabric(fabric, device), out
     else:
-        show(page(fabric))
-        print(f"\nWritten to {out}; {_use(out, ranks)}.")
+        if device is not None:
+            raise UsageError("--device names the GPUs of a saved topology: give it with --fabric")
+        file = out or DEFAULT_OUT
+        check_out(file)
+        with Bar("Measuring") as bar:
+            seen = measure(ranks, progress=bar.update)
+        if seen is None:
+            return  # a launcher started this one too: the process with rank 0 has the fabric
+    if file is not None:
+        check_out(file)
+        save_fabric(seen, file)
+    kept = fabric is None and ranks is None and len(seen.hosts) == 1
+    if kept:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        save_fabric(seen, cache_dir() / "fabric.json")
+    if as_json:
+        import msgspec
+
+        print(msgspec.json.encode(seen).decode())
+        return
+    show(page(seen))
+    if file is not None:
+        print(f"\nWritten to {file}; {_use(file, kept)}.")
 
 
-def _use(out: Path, ranks: int | None) -> str:
+def _use(out: Path, kept: bool) -> str:
     """How the measurement is used: one of the whole machine is what `plan` takes by itself."""
-    if ranks is None:
+    if kept:
         return f"kept in {cache_dir()} too, where `wirecut plan MODEL` finds it from now on"
     return f"`wirecut plan MODEL --fabric {out}` uses it"
