@@ -131,7 +131,7 @@ BAD_WORDS = [
     ("--engine", "vllm"),
     ("--engine", "none"),
     ("--dtype", "int3"),
-    ("--fabric", "8xL40S"),
+    ("--fabric", "8xL40X"),
     ("--fabric", "nowhere.json"),
     ("--fabric", "."),
     ("--out", "no/such/folder/plan.json"),

@@ -15,14 +15,11 @@ from datetime import UTC, datetime
 from itertools import combinations
 
 from wirecut.errors import FabricError
-from wirecut.fabric.amd_topo import parse_amd_topo
 from wirecut.fabric.diagnose import diagnose_host
 from wirecut.fabric.fabric import Device, Fabric, Link, Made
 from wirecut.fabric.host import HostFacts, cpu_name, host_memory_bytes, read_host, usable_cores
 from wirecut.fabric.islands import find_islands
 from wirecut.fabric.nvml import read_nvml
-from wirecut.fabric.nvml_fabric import fabric_from_nvml, visible_gpus
-from wirecut.fabric.topology import topology_to_fabric
 from wirecut.version import __version__
 
 __all__ = [
@@ -49,13 +46,9 @@ def discover(num_ranks: int | None = None) -> Fabric:
     `CUDA_VISIBLE_DEVICES` where it is set; AMD GPUs by rocm-smi; else cores. Raises FabricError.
     """
     facts = read_host()
-    snapshot = read_nvml(facts.host)
-    if snapshot is not None:
-        snapshot = visible_gpus(snapshot, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    if snapshot is not None and snapshot.gpus:
-        fabric = fabric_from_nvml(snapshot, facts, when=now())
-    else:
-        fabric = _amd_fabric(facts) or replace(assumed_fabric(num_ranks), machines=(facts,))
+    fabric = _nvidia_fabric(facts) or _amd_fabric(facts)
+    if fabric is None:
+        fabric = replace(assumed_fabric(num_ranks), machines=(facts,))
     count = len(fabric.devices) if num_ranks is None else num_ranks
     findings = (*fabric.findings, *diagnose_host(facts, count))
     return first_devices(replace(fabric, findings=findings), count)
@@ -78,10 +71,24 @@ def first_devices(fabric: Fabric, count: int) -> Fabric:
     )
 
 
+def _nvidia_fabric(facts: HostFacts) -> Fabric | None:
+    """None without NVIDIA's driver, and when no GPU may be used."""
+    snapshot = read_nvml(facts.host)
+    if snapshot is None:
+        return None
+    from wirecut.fabric.nvml_fabric import fabric_from_nvml, visible_gpus
+
+    snapshot = visible_gpus(snapshot, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return fabric_from_nvml(snapshot, facts, when=now()) if snapshot.gpus else None
+
+
 def _amd_fabric(facts: HostFacts) -> Fabric | None:
     """None without AMD's tool, and when it finds no GPU."""
     if shutil.which("rocm-smi") is None:
         return None
+    from wirecut.fabric.amd_topo import parse_amd_topo
+    from wirecut.fabric.topology import topology_to_fabric
+
     command = ["rocm-smi", "--showproductname", "--showtopo"]
     try:
         done = subprocess.run(
