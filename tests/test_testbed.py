@@ -13,6 +13,7 @@ import pytest
 
 from wirecut.bench.testbed import Bed, shaped_hosts, why_no_bed
 from wirecut.errors import RankFailed, UsageError
+from wirecut.fabric.probe import probe
 from wirecut.machine.world import RankHost
 
 REASON = why_no_bed()
@@ -231,6 +232,22 @@ def test_a_command_that_fails_is_told_with_what_it_said() -> None:
         pytest.raises(RankFailed, match=r"ip neigh del .* failed on host a"),
     ):
         bed.mend("a", "b")  # nothing is cut
+
+
+@needs_bed
+def test_a_probe_finds_hosts_and_what_joins_them() -> None:
+    """The six beds of benchmarks/bed.py are for a quiet machine; a slow wire bears other load."""
+    with shaped_hosts(["a", "b"], bits_per_s=100e6) as bed:
+        fabric = probe(2, hosts=bed.hosts, arithmetic=False, wires_s=2.0)
+    assert fabric is not None
+    assert [device.host for device in fabric.devices] == ["a", "a", "b", "b"]
+    assert set(fabric.islands) == {(0, 1), (2, 3)}
+    between = [link for link in fabric.links if (link.a < 2) != (link.b < 2)]
+    assert {(link.a, link.b, link.kind) for link in between} == {
+        (a, b, "tcp") for a in (0, 1) for b in (2, 3)
+    }
+    for link in between:
+        assert 8 * link.bytes_per_s == pytest.approx(100e6, rel=0.1)
 
 
 @pytest.mark.parametrize(
