@@ -1,5 +1,7 @@
 """`wirecut probe` over several hosts, started by torchrun in namespaces with shaped links."""
 
+import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -101,3 +103,42 @@ def test_a_wire_that_is_cut_is_named_by_its_pair(tmp_path: Path) -> None:
         assert code == 1
         assert "nothing comes through between rank 1 (host two) and rank 2 (host three)" in errors
     assert list(tmp_path.iterdir()) == []
+
+
+def fake_ssh(bed: Bed, folder: Path) -> dict[str, str]:
+    """An environment where `ssh ADDRESS COMMAND` enters the bed's host with that address."""
+    cases = [f'{host.address}) exec {shlex.join(host.prefix)} sh -c "$1";;' for host in bed.hosts]
+    script = ["#!/bin/sh", "shift 4", "host=$1; shift", "case $host in", *cases, "esac", "exit 255"]
+    folder.mkdir()
+    (folder / "ssh").write_text("\n".join(script))
+    (folder / "ssh").chmod(0o755)
+    return os.environ | {"PATH": f"{folder}:{BIN}:{os.environ['PATH']}"}
+
+
+def test_hosts_that_ssh_reaches(tmp_path: Path) -> None:
+    with shaped_hosts(["one", "two"], bits_per_s=300e6) as bed:
+        addresses = [host.address for host in bed.hosts]
+        command = [*bed.hosts[0].prefix, str(BIN / "wirecut"), "probe"]
+        options = ["--out", str(tmp_path / "fabric.json"), "--ranks", "1"]
+
+        def probe(*hosts: str) -> subprocess.CompletedProcess[str]:
+            words = [*command, *options, "--hosts", ",".join(hosts)]
+            return subprocess.run(
+                words, env=env, capture_output=True, text=True, timeout=100, check=False
+            )
+
+        env = fake_ssh(bed, tmp_path / "bin")
+        done = probe(*addresses)
+        assert done.returncode == 0, done.stderr
+        fabric = load_fabric(tmp_path / "fabric.json")
+        assert fabric.hosts == ("one", "two")
+        assert across(fabric) == [pytest.approx(300, rel=0.1)]
+        for hosts, words in (
+            (reversed(addresses), "is not this host"),
+            ([addresses[0], "10.77.0.99"], "ssh 10.77.0.99 `wirecut --version` ended with 255"),
+            ([addresses[0]], "expected 2 to 256 different names"),
+            ([addresses[0], "-oProxyCommand=x"], "expected 2 to 256 different names"),
+        ):
+            refused = probe(*hosts)
+            assert (refused.returncode, refused.stdout) == (2, "")
+            assert words in refused.stderr

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from wirecut.fabric.arithmetic import ATTENTION, CPU
 from wirecut.fabric.assemble import assemble, fit_link
 from wirecut.fabric.discover import host_devices
 from wirecut.fabric.fabric import load_fabric
+from wirecut.fabric.host import HostFacts, Nic
 from wirecut.fabric.probing import (
     GROUP_SIZES,
     OTHER_SIZES,
@@ -26,6 +28,7 @@ from wirecut.fabric.probing import (
     group_jobs,
     pair_jobs,
 )
+from wirecut.fabric.typed import typed_fabric
 
 PAIRS = ((0, 1), (2, 3))
 
@@ -115,6 +118,46 @@ def test_hosts_of_one_name_that_share_no_memory_are_told_apart() -> None:
     alike = [replace_struct(task, device=replace(task.device, host="box")) for task in tasks(2, 1)]
     assert [task.device.host for task in distinct_hosts(alike)] == ["box-0", "box-0", "box-1"]
     assert distinct_hosts(tasks(2, 1)) == tasks(2, 1)
+
+
+def gpus(*hosts: HostFacts, each: int = 2) -> list[ProbeTask]:
+    """So many GPUs on each host, joined inside by NVLink."""
+    found: list[ProbeTask] = []
+    for host in hosts:
+        fabric, first = typed_fabric(f"{each}xGB200:nvswitch"), len(found)
+        for device in fabric.devices:
+            links = [replace(k, a=first + k.a, b=first + k.b) for k in fabric.links]
+            found.append(
+                ProbeTask(
+                    replace(device, id=first + device.id, host=host.host),
+                    each,
+                    first,
+                    links=tuple(links) if device.id == 0 else (),
+                    machine=host if device.id == 0 else None,
+                )
+            )
+    return found
+
+
+def facts(name: str, *nics: Nic, domain: str = "") -> HostFacts:
+    return HostFacts(name, "cpu", (0,), 2**30, nics=nics, nvlink_domain=domain)
+
+
+def test_gpus_of_one_nvlink_domain_are_joined_by_it_across_hosts() -> None:
+    jobs, _ = pair_jobs(gpus(facts("a", domain="x"), facts("b", domain="x")))
+    assert {(job.wire, job.groups[0]) for job in jobs} == {
+        ("nvswitch", pair) for pair in combinations(range(4), 2)
+    }
+
+
+def test_gpus_on_two_hosts_are_joined_by_the_best_card_that_both_have() -> None:
+    rail, port = Nic("mlx5_0", "infiniband", 50e9, True), Nic("eth0", "ethernet", 1e9, True)
+    for there, kind in ((rail, "ib"), (port, "ethernet"), (replace(rail, up=False), "ethernet")):
+        ranks = gpus(facts("a", rail, port), facts("b", there))
+        jobs, _ = pair_jobs(ranks)
+        assert {job.wire for job in jobs if job.groups[0] == (0, 2)} == {kind}
+        sums = {job.wire for job in group_jobs(ranks, [(0, 1), (2, 3)]) if len(job.groups[0]) == 4}
+        assert sums == {kind}
 
 
 def measured(ranks: list[ProbeTask], wires: list[WirePoints]) -> Measured:

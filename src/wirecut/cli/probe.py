@@ -1,5 +1,8 @@
 """`wirecut probe`: look at the wires, and print them so that a person sees which are fast."""
 
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +24,10 @@ def probe(
     ranks: Annotated[
         int | None, typer.Option(help="Ranks to measure with (default: one per GPU, else core).")
     ] = None,
+    hosts: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="This host and others that ssh reaches, together."),
+    ] = None,
     fabric: FabricOpt = None,
     device: DeviceOpt = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the fabric as JSON.")] = False,
@@ -28,7 +35,8 @@ def probe(
     """Look at the wires: discover this machine, measure it, write fabric.json.
 
     Under torchrun (or a launcher that sets its variables) all hosts are measured together, and the
-    process with rank 0 writes. With --fabric, a saved or typed fabric is shown, not measured.
+    process with rank 0 writes; so they are with --hosts, --ranks on each. With --fabric, a saved or
+    typed fabric is shown, not measured.
     """
     from wirecut.explain.fabric import page
     from wirecut.explain.page import show
@@ -37,16 +45,16 @@ def probe(
     from wirecut.fabric.probe import probe as measure
 
     if fabric is not None:
-        if ranks is not None:
-            raise UsageError("--ranks is for measuring, --fabric shows one: leave one of them out")
+        if ranks is not None or hosts is not None:
+            raise UsageError("--ranks and --hosts are for measuring, --fabric shows one")
         seen, file = find_fabric(fabric, device), out
     else:
         if device is not None:
             raise UsageError("--device names the GPUs of a saved topology: give it with --fabric")
         file = out or DEFAULT_OUT
         check_out(file)
-        with Bar("Measuring") as bar:
-            seen = measure(ranks, progress=bar.update)
+        with Bar("Measuring") as bar, _together(hosts, ranks):
+            seen = measure(None if hosts else ranks, progress=bar.update)
         if seen is None:
             return  # a launcher started this one too: the process with rank 0 has the fabric
     if file is not None:
@@ -64,6 +72,21 @@ def probe(
     show(page(seen))
     if file is not None:
         print(f"\nWritten to {file}; {_use(file, kept)}.")
+
+
+@contextmanager
+def _together(hosts: str | None, ranks: int | None) -> Generator[None]:
+    """The same command on other hosts, when there are any, for as long as this one measures."""
+    if hosts is None:
+        yield
+        return
+    from wirecut.fabric.remote import started_on
+
+    if ranks is None:
+        raise UsageError("--hosts needs --ranks: how many on each host, one per GPU or core")
+    with started_on(hosts.split(","), ranks=ranks) as variables:
+        os.environ.update(variables)
+        yield
 
 
 def _use(out: Path, kept: bool) -> str:

@@ -12,6 +12,8 @@ import msgspec
 
 from wirecut.fabric.fabric import Device, Finding, Link, Op
 from wirecut.fabric.host import HostFacts
+from wirecut.fabric.physics import pair_wire
+from wirecut.fabric.wires import is_network
 from wirecut.machine.ranks import stores_are_ordered
 from wirecut.units import KIB, MIB
 
@@ -23,6 +25,7 @@ WIRES_S = 30.0  # what all jobs on wires may take together
 JOB_S = 0.6  # what one takes when there are few
 ALL_PAIRS = 8  # up to so many devices every pair is measured
 PER_CLASS = 16  # of more devices, pairs of each class of wire
+ASSUMED_NETWORK = 12.5e9  # bytes/s: 100 Gbit/s
 Pair = tuple[int, ...]
 LOOPBACK_PAIRS = 3  # of one host's pairs over TCP, which are all alike
 
@@ -174,7 +177,7 @@ def group_jobs(tasks: Sequence[ProbeTask], islands: Iterable[Sequence[int]]) -> 
             jobs += [Job(op, wire, (alone[0],), OTHER_SIZES) for op in ops]
             if len(beside := _disjoint(groups)) > 1:
                 jobs.append(Job("all_reduce", wire, beside, TOGETHER_SIZES))
-    return (*jobs, *_crossing(hosts, devices))
+    return (*jobs, *_crossing(hosts, devices, known))
 
 
 def wires_between(a: Device, b: Device, known: Link | None, num_hosts: int) -> tuple[str, ...]:
@@ -183,8 +186,6 @@ def wires_between(a: Device, b: Device, known: Link | None, num_hosts: int) -> t
     """
     if known is not None:
         return (known.kind,)
-    if "gpu" in (a.kind, b.kind):
-        return ("ethernet",)
     if a.host != b.host or not stores_are_ordered():
         return ("tcp",)
     return ("shm", "tcp") if num_hosts == 1 else ("shm",)
@@ -216,8 +217,35 @@ def distinct_hosts(tasks: Sequence[ProbeTask]) -> list[ProbeTask]:
 
 
 def known_links(tasks: Sequence[ProbeTask]) -> dict[tuple[int, int], Link]:
-    """What drivers say of pairs, by pair of ranks."""
-    return {(link.a, link.b): link for task in tasks for link in task.links}
+    """What drivers say of pairs, by pair of ranks; of GPUs on two hosts, what may join them: the
+    NVLink domain that both are in, else the fastest kind of network card that both have.
+    """
+    found = {(link.a, link.b): link for task in tasks for link in task.links}
+    machines = {task.device.host: task.machine for task in tasks if task.machine is not None}
+    inside = {tasks[a].device.host: link for (a, _), link in found.items()}
+    for a, b in combinations(range(len(tasks)), 2):
+        first, second = tasks[a].device, tasks[b].device
+        if first.host == second.host or "gpu" not in (first.kind, second.kind):
+            continue
+        here, there = machines.get(first.host), machines.get(second.host)
+        link = _network(a, b, here, there)
+        if here and there and here.nvlink_domain and here.nvlink_domain == there.nvlink_domain:
+            link = replace(inside.get(first.host, link), a=a, b=b, kind="nvswitch")
+        found[a, b] = link
+    return found
+
+
+def _network(a: int, b: int, here: HostFacts | None, there: HostFacts | None) -> Link:
+    """A link of the fastest kind of card that both have up; Ethernet where nothing is known."""
+    for nic_kind, kind in (("infiniband", "ib"), ("roce", "roce")):
+        speeds = [
+            max((n.bytes_per_s or 0 for n in host.nics if n.kind == nic_kind and n.up), default=0)
+            for host in (here, there)
+            if host is not None
+        ]
+        if len(speeds) == 2 and min(speeds) > 0:
+            return Link(a, b, kind, *pair_wire(kind, min(speeds)), "assumed")
+    return Link(a, b, "ethernet", *pair_wire("ethernet", ASSUMED_NETWORK), "assumed")
 
 
 def _blocks(place: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
@@ -244,7 +272,7 @@ def _by_wire(
             wires_between(devices[a], devices[b], known.get((min(a, b), max(a, b))), num_hosts)
             for a, b in combinations(block, 2)
         ]
-        apart = next((each for each in kinds if each[0] in ("tcp", "ethernet")), kinds[0])
+        apart = next((each for each in kinds if is_network(each[0])), kinds[0])
         for wire in apart:
             found.setdefault(wire, []).append(block)
     return found
@@ -261,7 +289,11 @@ def _disjoint(groups: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
     return tuple(chosen)
 
 
-def _crossing(hosts: dict[str, tuple[int, ...]], devices: Sequence[Device]) -> Iterator[Job]:
+def _crossing(
+    hosts: dict[str, tuple[int, ...]],
+    devices: Sequence[Device],
+    known: dict[tuple[int, int], Link],
+) -> Iterator[Job]:
     """Every device of one host sending to its twin on the next at the same time: they share a
     network card.
     """
@@ -270,7 +302,8 @@ def _crossing(hosts: dict[str, tuple[int, ...]], devices: Sequence[Device]) -> I
     first, second = list(hosts.values())[:2]
     twins = tuple(zip(first, second, strict=False))
     if len(twins) > 1:
-        wires = wires_between(devices[first[0]], devices[second[0]], None, len(hosts))
+        link = known.get((first[0], second[0]))
+        wires = wires_between(devices[first[0]], devices[second[0]], link, len(hosts))
         yield Job("send_recv", wires[0], twins, TOGETHER_SIZES)
 
 
