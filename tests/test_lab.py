@@ -11,19 +11,8 @@ import pytest
 
 from fabrics import fabric
 from wirecut.bench import lab as lab_module
-from wirecut.bench.lab import (
-    LAYOUTS,
-    Cell,
-    Lab,
-    LabWire,
-    Spread,
-    Tried,
-    experiment,
-    measured_rate,
-    parse_users,
-    parse_wires,
-    predicted_rate,
-)
+from wirecut.bench.lab import LAYOUTS, LabWire, experiment, parse_users, parse_wires
+from wirecut.bench.lab_facts import Cell, Lab, Spread, Tried, measured_rate, predicted_rate
 from wirecut.bench.lab_page import crossing_words, lab_page, score, show_bits
 from wirecut.bench.model import write_random_model
 from wirecut.bench.picture import draw

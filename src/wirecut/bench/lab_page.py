@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from wirecut.bench.lab import TIE, Cell, Lab, Tried, measured_rate, predicted_rate
+from wirecut.bench.lab_facts import TIE, Cell, Lab, Tried, measured_rate, predicted_rate
 from wirecut.explain.page import Block, Grid, Heading, Paragraph
 from wirecut.fabric.wires import words_for
 from wirecut.units import show_seconds

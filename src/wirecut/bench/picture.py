@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wirecut.bench.lab import Crossing, Lab, predicted_rate
+from wirecut.bench.lab_facts import Crossing, Lab, predicted_rate
 from wirecut.bench.lab_page import count, score, show_bits
 
 ENDINGS = ("png", "svg", "pdf")
