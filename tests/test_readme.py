@@ -24,14 +24,22 @@ SNIPPETS = [block for language, block in BLOCKS if language == "python"]
 @pytest.fixture
 def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that looks like a clone, with a cache of its own."""
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for folder in ("examples", "tests"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def run(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    """A command as typed; `< FILE` at its end is its standard input."""
+    pasted = None
+    if words[-2] == "<":
+        *words, _, name = words
+        pasted = Path(name).read_text()
+    done = subprocess.run(
+        words, input=pasted, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, f"{words}: {done.stderr}"
     return done.stdout
 

@@ -29,7 +29,7 @@ from wirecut.engine.messages import (
 )
 from wirecut.engine.wired import choose_wires
 from wirecut.errors import LayoutError, MissingExtra, ModelError, RankFailed, UsageError
-from wirecut.fabric.discover import usable_cores
+from wirecut.fabric.discover import cores_for
 from wirecut.fabric.fabric import Fabric
 from wirecut.layout.plan import Cut, Limits
 from wirecut.layout.rules import why_not
@@ -262,8 +262,7 @@ def _start(
     wired = choose_wires(cut, fabric)
     devices = [_torch_device(fabric, device) for device in cut.placement]
     task = Task(str(folder), dtype, cut, devices, wired, limits, BLOCK_TOKENS, keep_logits)
-    here = usable_cores()
-    cpus = [_cores_of(fabric.devices[device].cpus, device, here) for device in cut.placement]
+    cpus = [cores_for(fabric.devices[device]) for device in cut.placement]
     payload = msgspec.msgpack.encode(task)
     return start_ranks(
         "wirecut.engine.worker",
@@ -295,8 +294,3 @@ def _torch_device(fabric: Fabric, device: int) -> str:
     host = fabric.devices[device].host
     gpus = [each.id for each in fabric.devices if (each.host, each.kind) == (host, "gpu")]
     return f"cuda:{gpus.index(device)}"
-
-
-def _cores_of(cpus: tuple[int, ...], device: int, here: list[int]) -> list[int]:
-    """The device's cores, or others of this machine when the fabric was probed on one with more."""
-    return [cpu for cpu in cpus if cpu in here] or [here[device % len(here)]]

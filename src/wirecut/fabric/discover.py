@@ -143,6 +143,14 @@ def host_devices(num_ranks: int | None = None) -> tuple[Device, ...]:
     )
 
 
+def cores_for(device: Device) -> list[int]:
+    """Cores that a rank on this device is pinned to: its own, else one of this process's, dealt
+    round: a fabric may have been probed on a machine with more, and a GPU's rank needs one.
+    """
+    here = usable_cores()
+    return [core for core in device.cpus if core in here] or [here[device.id % len(here)]]
+
+
 def now() -> str:
     """UTC time to the second, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -15,7 +15,7 @@ import msgspec
 
 from wirecut.errors import FabricError, MissingExtra
 from wirecut.fabric.assemble import assemble
-from wirecut.fabric.discover import discover, host_devices, usable_cores
+from wirecut.fabric.discover import cores_for, discover, host_devices, usable_cores
 from wirecut.fabric.fabric import Device, Fabric
 from wirecut.fabric.probing import WIRES_S, Measured, ProbeTask, Progress, Said
 from wirecut.machine.channel import ChannelClosed
@@ -65,7 +65,7 @@ def _measure(
     progress: Callable[[int, int, str], None],
 ) -> Fabric | None:
     payloads = [msgspec.msgpack.encode(task) for task in tasks]
-    cpus = [task.device.cpus for task in tasks]
+    cpus = [cores_for(task.device) for task in tasks]
     with start_ranks(
         "wirecut.fabric.measure", payloads, cpus, accepts=Said, hosts=places, world=world
     ) as ranks:

@@ -5,11 +5,13 @@ of shared memory, or from process groups that are kept.
     lane.group.all_reduce(x)
 """
 
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from wirecut.errors import RankFailed
 from wirecut.fabric.probing import Job
 from wirecut.machine.host import RankProcess
 from wirecut.machine.shm import Arena, Mailbox, ShmGroup
@@ -34,7 +36,8 @@ class Group(Protocol):
 
 @dataclass(frozen=True)
 class Lane:
-    """One group of a job as one of its ranks sees it: `place` is this rank's in the group.
+    """One group of a job as one of its ranks sees it: `place` is this rank's in the group, `name`
+    says what it does.
 
     `boxes` are the ways there and back when it is a pair that meets in shared memory.
     """
@@ -43,6 +46,8 @@ class Lane:
     members: tuple[int, ...]
     place: int
     device: torch.device
+    name: str
+    timeout_s: float
     boxes: tuple[Mailbox, Mailbox] | None = None
 
     def agree(self, value: float) -> float:
@@ -73,9 +78,20 @@ class Lane:
             self.boxes[1 - self.place].read(0, x[start : start + most])
 
     def sync(self) -> None:
-        """Wait for what was started: a GPU's calls return before it is done."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        """Wait for what was started: a GPU's calls return before it is done. Raises RankFailed
+        when it hangs, long before NCCL would end the process without a word.
+        """
+        if self.device.type != "cuda":
+            return
+        done, end = torch.cuda.Event(), time.monotonic() + self.timeout_s
+        done.record()
+        while not done.query():
+            if time.monotonic() > end:
+                raise RankFailed(
+                    f"{self.name} did not finish within {self.timeout_s:.0f} s: nothing moves "
+                    f"between devices {', '.join(map(str, self.members))}. If peer-to-peer copies "
+                    "are to blame (IOMMU, ACS), NCCL_P2P_DISABLE=1 goes through host memory"
+                )
 
 
 class Everyone:
@@ -148,6 +164,8 @@ class Transports:
     ) -> None:
         self._process, self._everyone, self._device = process, everyone, device
         self._timeout_s = timeout_s
+        # NCCL's own deadline ends the process: `Lane.sync` sees a hang first, and names it.
+        self._group_timeout_s = timeout_s if device.type == "cpu" else 12 * timeout_s
         self._scratch = arena.data(scratch_bytes(len(process.neighbours)))
         self._groups: dict[tuple[int, ...], TorchGroup] = {}
 
@@ -162,10 +180,11 @@ class Transports:
         for members in job.groups:
             if members not in self._groups:
                 self._everyone.look(members)
-                self._groups[members] = TorchGroup(members, timeout_s=self._timeout_s)
+                self._groups[members] = TorchGroup(members, timeout_s=self._group_timeout_s)
             if self._process.rank in members:
                 place = members.index(self._process.rank)
-                mine = Lane(self._groups[members], members, place, self._device)
+                group, timeout_s = self._groups[members], self._timeout_s
+                mine = Lane(group, members, place, self._device, job.words, timeout_s)
         return mine
 
     def _shared(self, job: Job) -> Lane | None:
@@ -190,7 +209,8 @@ class Transports:
                 there, back = (self._box(arena, job, crowded) for _ in range(2))
                 boxes = (there, back)
             if rank in members:
-                mine = Lane(group, members, place, self._device, boxes)
+                timeout_s = self._timeout_s
+                mine = Lane(group, members, place, self._device, job.words, timeout_s, boxes)
         return mine
 
     def _box(self, arena: Arena, job: Job, crowded: bool) -> Mailbox:

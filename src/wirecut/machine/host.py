@@ -120,6 +120,9 @@ def _run(entry: Callable[[RankProcess], None], process: RankProcess) -> NoReturn
     code = 1
     try:
         os.sched_setaffinity(0, process.cpus)
+        # Gloo's thread shares the rank's core: woken by a packet, it must not push aside the rank
+        # that holds the lock it needs (2 KiB all-reduce over 1 Gbit/s: 2.2 ms so, 0.2 ms batched).
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         entry(process)
         code = 0
     except ChannelClosed:
