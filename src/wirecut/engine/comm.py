@@ -79,6 +79,14 @@ class HandOff(Protocol):
     def receive(self, out: torch.Tensor) -> torch.Tensor: ...
 
 
+class Pair(Protocol):
+    """This rank and one other: `machine.pipes.Pipe` between CPUs, `TorchPair` between GPUs."""
+
+    def send(self, x: torch.Tensor) -> None: ...
+
+    def receive(self, out: torch.Tensor) -> torch.Tensor: ...
+
+
 class SharedHandOff:
     """Through shared memory: the first rank before the boundary writes once, every rank behind
     reads.
@@ -105,9 +113,7 @@ class SocketHandOff:
     receiving stage.
     """
 
-    def __init__(
-        self, pair: TorchGroup, together: TorchGroup | None, tp_rank: int, tp: int
-    ) -> None:
+    def __init__(self, pair: Pair, together: TorchGroup | None, tp_rank: int, tp: int) -> None:
         self.count = Count()
         self._pair, self._together, self._tp_rank, self._tp = pair, together, tp_rank, tp
 
@@ -116,13 +122,13 @@ class SocketHandOff:
         share = -(-flat.numel() // self._tp)
         part = flat[self._tp_rank * share : (self._tp_rank + 1) * share]
         padded = torch.nn.functional.pad(part, (0, share - part.numel()))
-        self._pair.send(padded, to=1)
+        self._pair.send(padded)
         if self._tp_rank == 0:
             self.count.add(x.nbytes)
 
     def receive(self, out: torch.Tensor) -> torch.Tensor:
         share = -(-out.numel() // self._tp)
-        part = self._pair.receive(out.new_empty(share), source=0)
+        part = self._pair.receive(out.new_empty(share))
         whole = part if self._together is None else self._together.all_gather(part)
         out.view(-1).copy_(whole[: out.numel()])
         return out

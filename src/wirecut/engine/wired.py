@@ -23,11 +23,12 @@ class Wired(msgspec.Struct, frozen=True):
 
     tp: list[str]
     replicas: list[str]
+    gpus: bool = False
 
     @property
     def backend(self) -> str | None:
         """The backend of `torch.distributed` that a group needs; None: shared memory does all."""
-        if "nccl" in self.tp:
+        if self.gpus and (set(self.tp) - {"shm"} or "tcp" in self.replicas):
             return "cpu:gloo,cuda:nccl"
         return "gloo" if "tcp" in [*self.tp, *self.replicas] else None
 
@@ -51,6 +52,7 @@ def choose_wires(cut: Cut, fabric: Fabric) -> Wired:
     return Wired(
         [reduce_over(group) for group in layout.groups("tp")],
         [within(replica_ranks(layout, replica)) for replica in range(layout.dp)],
+        gpus=any(fabric.devices[device].kind == "gpu" for device in cut.placement),
     )
 
 

@@ -8,14 +8,14 @@ through sockets.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-
 from wirecut.engine.comm import Comm, HandOff, SharedHandOff, SocketHandOff
 from wirecut.engine.wired import Wired, replica_ranks
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Limits
+from wirecut.machine.nic import address_facing
+from wirecut.machine.pipes import Pipe, Pipes
 from wirecut.machine.shm import Arena, Mailbox, ShmGroup
-from wirecut.machine.sockets import TorchGroup, join, meet
+from wirecut.machine.sockets import Line, TorchGroup, TorchPair, join, meet
 from wirecut.units import KIB, MIB
 
 STAGE_DEADLINE_S = 600.0  # another stage computes meanwhile: minutes for a long prompt on CPUs
@@ -54,21 +54,17 @@ class SharedBytes:
 
 
 class SocketBytes:
-    """The same through sockets: a length, then the bytes, to each of the others in turn."""
+    """The same through sockets, to each of the others in turn."""
 
-    def __init__(self, group: TorchGroup, source: int, readers: tuple[int, ...]) -> None:
-        self._group, self._source, self._readers = group, source, readers
+    def __init__(self, pipes: list[Pipe]) -> None:
+        self._pipes = pipes
 
     def send(self, message: bytes) -> None:
-        body = torch.frombuffer(bytearray(message), dtype=torch.uint8)
-        for reader in self._readers:
-            self._group.send(torch.tensor([len(message)]), to=reader)
-            self._group.send(body, to=reader)
+        for pipe in self._pipes:
+            pipe.send_message(message)
 
     def receive(self) -> bytes:
-        length = self._group.receive(torch.zeros(1, dtype=torch.int64), source=self._source)
-        body = torch.empty(int(length), dtype=torch.uint8)
-        return bytes(self._group.receive(body, source=self._source).numpy())
+        return self._pipes[0].receive_message()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +104,13 @@ def connect(
         world = {"rank": rank, "num_ranks": layout.world_size}
         store = meet(**world, port_box=parts["port"], master=master)
         join(store, **world, backend=wired.backend)
-        parts |= _socket_parts(shape, rank)
+        names = [f"rank {each}" for each in range(layout.world_size)]
+        pipes = Pipes(
+            Line(store, names, rank),
+            address=address_facing(master[0]) if master else "127.0.0.1",
+        )
+        parts |= _socket_parts(shape, rank, pipes)
+        pipes.close()
     return Wires(
         tp=Comm(parts.get("tp")),
         incoming=parts.get("incoming"),
@@ -219,8 +221,10 @@ def _shared_replica(
             yield "tokens", SharedBytes(tokens, None)
 
 
-def _socket_parts(shape: _Shape, rank: int) -> dict[str, object]:
-    """The groups that sockets carry. Every rank makes every one of them, in this order."""
+def _socket_parts(shape: _Shape, rank: int, pipes: Pipes) -> dict[str, object]:
+    """The groups and pipes of sockets. Every rank makes every group, in this order, and its own
+    pipes.
+    """
     layout, tp, pp = shape.layout, shape.layout.tp, shape.layout.pp
     mine: dict[str, object] = {}
     tp_groups: dict[int, TorchGroup] = {}
@@ -235,19 +239,26 @@ def _socket_parts(shape: _Shape, rank: int) -> dict[str, object]:
         members = replica_ranks(layout, replica)
         if kind == "shm" or len(members) == 1:
             continue
-        control = TorchGroup(members)
-        if rank in members:
-            mine["steps"] = SocketBytes(control, 0, tuple(range(1, len(members))))
+        leader, *others = members
+        if rank == leader:
+            mine["steps"] = SocketBytes([pipes.open(other, "steps") for other in others])
+        elif rank in members:  # an idle replica waits for work
+            mine["steps"] = SocketBytes([pipes.open(leader, "steps", deadline_s=None)])
         for boundary in range(pp - 1):
             for column in range(tp):
                 pair = tuple(layout.rank(dp=replica, pp=boundary + i, tp=column) for i in (0, 1))
-                made = TorchGroup(pair)
-                if rank in pair:
-                    side = "outgoing" if rank == pair[0] else "incoming"
-                    mine[side] = SocketHandOff(made, tp_groups.get(rank), column, tp)
-        if pp > 1:
-            ends = (members[0], layout.rank(dp=replica, pp=pp - 1))
-            made = TorchGroup(ends)
-            if rank in ends:
-                mine["tokens"] = SocketBytes(made, 1, (0,))
+                gpus = TorchGroup(pair) if shape.wired.gpus else None
+                if rank not in pair:
+                    continue
+                side, other = ("outgoing", pair[1]) if rank == pair[0] else ("incoming", pair[0])
+                way = TorchPair(gpus) if gpus else _pipe(pipes, other, f"hand-off {boundary}")
+                mine[side] = SocketHandOff(way, tp_groups.get(rank), column, tp)
+        ends = (leader, layout.rank(dp=replica, pp=pp - 1))
+        if pp > 1 and rank in ends:
+            mine["tokens"] = SocketBytes([_pipe(pipes, ends[rank == leader], "tokens")])
     return mine
+
+
+def _pipe(pipes: Pipes, other: int, what: str) -> Pipe:
+    """A pipe between stages: what comes through it waits for a stage to compute."""
+    return pipes.open(other, what, deadline_s=STAGE_DEADLINE_S)

@@ -36,6 +36,7 @@ from wirecut.fabric.traffic import read_nic_counters, wrong_nic
 from wirecut.fabric.transports import Everyone, Transports, scratch_bytes
 from wirecut.machine.host import RankProcess
 from wirecut.machine.nic import address_facing
+from wirecut.machine.pipes import Pipes
 from wirecut.machine.shm import Arena
 from wirecut.machine.sockets import Line, Watch, WireCut, join, meet
 from wirecut.machine.world import MEET_S
@@ -114,8 +115,9 @@ class _Probing:
         join(self.store, **world, backend=backend, timeout_s=PATIENCE_S)
         if process.master:
             self.everyone.connect(self.watch)
+        pipes = Pipes(self.line, address=address)
         self.transports = Transports(
-            arena, process, self.everyone, device=self.device, timeout_s=HANG_S
+            arena, process, self.everyone, pipes, device=self.device, timeout_s=HANG_S
         )
 
     def _cards_in_use(self) -> Iterator[Finding]:

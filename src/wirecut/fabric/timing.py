@@ -6,6 +6,7 @@ The first rank of a group decides how often each size is repeated and when to st
 others, so that all do the same.
 """
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -14,10 +15,13 @@ import torch
 
 from wirecut.fabric.probing import Job, WirePoints
 from wirecut.fabric.transports import Lane, Transports
+from wirecut.machine.kernels import PackedLinear
 from wirecut.units import KIB
 
 CHECKED_BYTES = 256 * KIB  # a message that is compared element by element
 FEWEST, MOST = 3, 60  # repetitions
+PACED_BYTES = 256 * KIB  # up to here a collective is timed between products, as in a layer
+WEIGHTS = 16  # matrices of 2 MiB that the products take in turn: more than a core's cache
 Timing = tuple[float, float]  # median seconds, relative half-spread
 
 
@@ -31,6 +35,7 @@ def time_job(job: Job, transports: Transports, *, budget_s: float) -> WirePoints
     if lane is None:
         return None
     wrong = check(job, lane)
+    work = _work(lane) if job.op != "send_recv" else None
     points: list[tuple[int, float, float]] = []
     for size in job.sizes:
         once, scale = _call(job, lane, size)
@@ -40,7 +45,9 @@ def time_job(job: Job, transports: Transports, *, budget_s: float) -> WirePoints
         lane.sync()
         first_s = lane.agree(time.perf_counter() - begin)
         rounds = max(FEWEST, min(MOST, int(budget_s / len(job.sizes) / first_s)))
-        median_s, spread = _repeat(once, lane, rounds)
+        median_s, spread = _repeat(
+            once, lane, rounds, between=work if size <= PACED_BYTES else None
+        )
         points.append((size, median_s * scale, spread))
         if first_s > budget_s / 4 and len(points) >= 2:
             break
@@ -51,7 +58,7 @@ def time_job(job: Job, transports: Transports, *, budget_s: float) -> WirePoints
 
 def _call(job: Job, lane: Lane, size: int) -> tuple[Callable[[], object], float]:
     """One call on `size` bytes, and what to multiply its time with: there and back is two."""
-    n, elements = lane.group.size, size // 2
+    n, elements = len(lane.members), size // 2
 
     def buffer(count: int) -> torch.Tensor:
         return torch.zeros(count, dtype=torch.bfloat16, device=lane.device)
@@ -59,42 +66,63 @@ def _call(job: Job, lane: Lane, size: int) -> tuple[Callable[[], object], float]
     if job.op == "send_recv":
         x = buffer(elements)
         return lambda: lane.there_and_back(x), 0.5
+    group = lane.group
+    assert group is not None
     if job.op == "all_gather":  # `size` is the whole buffer
         x = buffer(max(1, elements // n))
-        return lambda: lane.group.all_gather(x), 1.0
+        return lambda: group.all_gather(x), 1.0
     if job.op == "all_to_all":
         x = buffer(max(1, elements // n) * n)
-        return lambda: lane.group.all_to_all(x), 1.0
+        return lambda: group.all_to_all(x), 1.0
     x = buffer(elements)
-    return lambda: lane.group.all_reduce(x), 1.0
+    return lambda: group.all_reduce(x), 1.0
 
 
 def check(job: Job, lane: Lane) -> int:
     """Elements that come out wrong when a known pattern is sent."""
-    n, place = lane.group.size, lane.place
+    n, place, group = len(lane.members), lane.place, lane.group
     count = CHECKED_BYTES // 4 // n * n
     pattern = torch.arange(count, dtype=torch.float32, device=lane.device) % 1021
     if job.op == "send_recv":
         x = pattern.clone() if place == 0 else torch.zeros_like(pattern)
         lane.there_and_back(x)
         expected = pattern
-    elif job.op == "all_gather":
-        x = lane.group.all_gather(pattern[: count // n] + place)
+        lane.sync()
+        return int((x != expected).sum())
+    assert group is not None
+    if job.op == "all_gather":
+        x = group.all_gather(pattern[: count // n] + place)
         expected = torch.cat([pattern[: count // n] + i for i in range(n)])
     elif job.op == "all_to_all":
         parts = pattern.view(n, -1)
-        x = lane.group.all_to_all(pattern + place)
+        x = group.all_to_all(pattern + place)
         expected = torch.cat([parts[place] + i for i in range(n)])
     else:
-        x = lane.group.all_reduce(pattern + place)
+        x = group.all_reduce(pattern + place)
         expected = pattern * n + n * (n - 1) / 2
     lane.sync()
     return int((x.view(-1) != expected).sum())
 
 
-def _repeat(once: Callable[[], object], lane: Lane, rounds: int) -> Timing:
+def _work(lane: Lane) -> Callable[[], object] | None:
+    """What a rank does between two collectives: a product that streams weights. After it the
+    transport is cold, its threads asleep and the ranks a little apart, as in a layer; called again
+    at once, it would seem faster than it is in use. A GPU's calls are queued and know no such gap.
+    """
+    if lane.device.type != "cpu":
+        return None
+    products = [PackedLinear(torch.ones(1024, 1024, dtype=torch.bfloat16)) for _ in range(WEIGHTS)]
+    turns, row = itertools.cycle(products), torch.ones(1, 1024, dtype=torch.bfloat16)
+    return lambda: next(turns)(row)
+
+
+def _repeat(
+    once: Callable[[], object], lane: Lane, rounds: int, *, between: Callable[[], object] | None
+) -> Timing:
     times = []
     for _ in range(rounds):
+        if between is not None:
+            between()
         begin = time.perf_counter()
         once()
         lane.sync()

@@ -14,8 +14,9 @@ import torch
 from wirecut.errors import RankFailed
 from wirecut.fabric.probing import Job
 from wirecut.machine.host import RankProcess
+from wirecut.machine.pipes import Pipe, Pipes
 from wirecut.machine.shm import Arena, Mailbox, ShmGroup
-from wirecut.machine.sockets import TorchGroup, Watch, WireCut
+from wirecut.machine.sockets import TorchGroup, TorchPair, Watch, WireCut
 from wirecut.units import MIB
 
 SLOT_BYTES = 8 * MIB  # as the engine's largest: longer messages go in pieces
@@ -34,48 +35,66 @@ class Group(Protocol):
     def all_to_all(self, x: torch.Tensor) -> torch.Tensor: ...
 
 
+class Pair(Protocol):
+    """This rank and one other, messages in order both ways."""
+
+    def send(self, x: torch.Tensor) -> None: ...
+
+    def receive(self, out: torch.Tensor) -> torch.Tensor: ...
+
+
+class BoxPair:
+    """Through shared memory: a mailbox each way, long messages in pieces."""
+
+    def __init__(self, out: Mailbox, into: Mailbox) -> None:
+        self._out, self._into = out, into
+
+    def send(self, x: torch.Tensor) -> None:
+        for piece in x.split(SLOT_BYTES // x.itemsize):
+            self._out.write(piece)
+
+    def receive(self, out: torch.Tensor) -> torch.Tensor:
+        for piece in out.split(SLOT_BYTES // out.itemsize):
+            self._into.read(0, piece)
+        return out
+
+
 @dataclass(frozen=True)
 class Lane:
     """One group of a job as one of its ranks sees it: `place` is this rank's in the group, `name`
-    says what it does.
-
-    `boxes` are the ways there and back when it is a pair that meets in shared memory.
+    says what it does. `group` does collectives, `pair` sends; a job needs one of them.
     """
 
-    group: Group
     members: tuple[int, ...]
     place: int
     device: torch.device
     name: str
     timeout_s: float
-    boxes: tuple[Mailbox, Mailbox] | None = None
+    group: Group | None = None
+    pair: Pair | None = None
 
     def agree(self, value: float) -> float:
         """What the first of the group says, on all of them."""
         said = torch.tensor([value if self.place == 0 else 0.0], dtype=torch.float64)
-        return float(self.group.all_reduce(said))
+        if self.pair is None:
+            assert self.group is not None
+            return float(self.group.all_reduce(said))
+        said = said.to(self.device)
+        if self.place == 0:
+            self.pair.send(said)
+        else:
+            self.pair.receive(said)
+        return float(said)
 
     def there_and_back(self, x: torch.Tensor) -> None:
         """The first of a pair sends `x` and receives it again."""
-        steps = (self._send, self._receive)
-        for step in steps if self.place == 0 else reversed(steps):
-            step(x)
-
-    def _send(self, x: torch.Tensor) -> None:
-        if self.boxes is None:
-            self.group.send(x, to=1 - self.place)
-            return
-        most = SLOT_BYTES // x.itemsize
-        for start in range(0, x.numel(), most):
-            self.boxes[self.place].write(x[start : start + most])
-
-    def _receive(self, x: torch.Tensor) -> None:
-        if self.boxes is None:
-            self.group.receive(x, source=1 - self.place)
-            return
-        most = SLOT_BYTES // x.itemsize
-        for start in range(0, x.numel(), most):
-            self.boxes[1 - self.place].read(0, x[start : start + most])
+        assert self.pair is not None
+        if self.place == 0:
+            self.pair.send(x)
+            self.pair.receive(x)
+        else:
+            self.pair.receive(x)
+            self.pair.send(x)
 
     def sync(self) -> None:
         """Wait for what was started: a GPU's calls return before it is done. Raises RankFailed
@@ -158,6 +177,7 @@ class Transports:
         arena: Arena,
         process: RankProcess,
         everyone: Everyone,
+        pipes: Pipes,
         *,
         device: torch.device,
         timeout_s: float,
@@ -167,7 +187,9 @@ class Transports:
         # NCCL's own deadline ends the process: `Lane.sync` sees a hang first, and names it.
         self._group_timeout_s = timeout_s if device.type == "cpu" else 12 * timeout_s
         self._scratch = arena.data(scratch_bytes(len(process.neighbours)))
+        self._pipes = pipes
         self._groups: dict[tuple[int, ...], TorchGroup] = {}
+        self._open: dict[tuple[int, ...], Pipe] = {}
 
     def lane(self, job: Job) -> Lane | None:
         """This rank's part of a job. Collective."""
@@ -176,50 +198,72 @@ class Transports:
         return lanes
 
     def _sockets(self, job: Job) -> Lane | None:
-        mine = None
+        """Groups are made by every rank, pipes by their two ends."""
+        mine, rank = None, self._process.rank
         for members in job.groups:
-            if members not in self._groups:
-                self._everyone.look(members)
-                self._groups[members] = TorchGroup(members, timeout_s=self._group_timeout_s)
-            if self._process.rank in members:
-                place = members.index(self._process.rank)
-                group, timeout_s = self._groups[members], self._timeout_s
-                mine = Lane(group, members, place, self._device, job.words, timeout_s)
+            group, pair = None, None
+            if job.op != "send_recv" or self._device.type == "cuda":
+                group = self._group(members)
+            if rank not in members:
+                continue
+            if job.op == "send_recv":
+                pair = TorchPair(group) if group else self._pipe(members)
+            mine = self._lane(job, members, group=group, pair=pair)
         return mine
 
+    def _group(self, members: tuple[int, ...]) -> TorchGroup:
+        if members not in self._groups:
+            self._everyone.look(members)
+            self._groups[members] = TorchGroup(members, timeout_s=self._group_timeout_s)
+        return self._groups[members]
+
+    def _pipe(self, members: tuple[int, ...]) -> Pipe:
+        if members not in self._open:
+            self._everyone.look(members)
+            other = members[members[0] == self._process.rank]
+            self._open[members] = self._pipes.open(other, "probe", deadline_s=self._timeout_s)
+        return self._open[members]
+
+    def _lane(
+        self, job: Job, members: tuple[int, ...], *, group: Group | None, pair: Pair | None
+    ) -> Lane:
+        place = members.index(self._process.rank)
+        return Lane(members, place, self._device, job.words, self._timeout_s, group, pair)
+
     def _shared(self, job: Job) -> Lane | None:
+        """Every rank lays out all of its host's groups, so that all agree on where each lies."""
         arena, mine = Arena(self._scratch, clear=self._everyone.is_first), None
-        rank, crowded = self._process.rank, self._process.crowded
+        rank = self._process.rank
         for members in job.groups:
             if not set(members) <= set(self._process.neighbours):
                 continue
+            group, pair = None, None
             place = members.index(rank) if rank in members else 0
-            group = ShmGroup(
-                arena,
-                size=len(members),
-                rank=place,
-                slot_bytes=SLOT_BYTES if job.op != "send_recv" else 64,
-                crowded=crowded,
-                name=job.words,
-                members=members,
-                deadline_s=self._timeout_s,
-            )
-            boxes = None
             if job.op == "send_recv":
-                there, back = (self._box(arena, job, crowded) for _ in range(2))
-                boxes = (there, back)
+                boxes = [self._box(arena, job) for _ in members]
+                pair = BoxPair(boxes[place], boxes[1 - place])
+            else:
+                group = ShmGroup(
+                    arena,
+                    size=len(members),
+                    rank=place,
+                    slot_bytes=SLOT_BYTES,
+                    crowded=self._process.crowded,
+                    name=job.words,
+                    members=members,
+                    deadline_s=self._timeout_s,
+                )
             if rank in members:
-                timeout_s = self._timeout_s
-                mine = Lane(group, members, place, self._device, job.words, timeout_s, boxes)
+                mine = self._lane(job, members, group=group, pair=pair)
         return mine
 
-    def _box(self, arena: Arena, job: Job, crowded: bool) -> Mailbox:
+    def _box(self, arena: Arena, job: Job) -> Mailbox:
         box = Mailbox(
             arena,
             readers=1,
             slot_bytes=SLOT_BYTES,
             depth=MAILBOX_DEPTH,
-            crowded=crowded,
+            crowded=self._process.crowded,
             name=job.words,
         )
         box.deadline_s = self._timeout_s

@@ -276,6 +276,22 @@ class TorchGroup:
         return out
 
 
+class TorchPair:
+    """Send and receive between this rank and one other, through a group of the two: what carries a
+    GPU's tensors, and `pipes.Pipe` a CPU's.
+    """
+
+    def __init__(self, group: TorchGroup) -> None:
+        assert group.rank is not None
+        self._group, self._other = group, 1 - group.rank
+
+    def send(self, x: torch.Tensor) -> None:
+        self._group.send(x, to=self._other)
+
+    def receive(self, out: torch.Tensor) -> torch.Tensor:
+        return self._group.receive(out, source=self._other)
+
+
 class _naming:
     """Turns a transport's error into one that names the ranks and the collective."""
 
