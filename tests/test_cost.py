@@ -286,6 +286,104 @@ def test_measured_products_are_interpolated(rows: int, working_set: int, seconds
         assert found == pytest.approx(seconds_per_mb)
 
 
+def beside_idle(num_devices: int, *, hosts: bool = False) -> Fabric:
+    """Devices that are twice as fast alone, and start operations in half the time: 1e-9 s a byte
+    with all busy, whatever the rows.
+    """
+    points = tuple(MatrixPoint("bf16", rows, 10**6, 1e-3) for rows in (1, 8, 64))
+    halves = tuple(replace(point, seconds=point.seconds / 2) for point in points)
+    wires = fabric(num_devices, points=points, launch_s=US)
+    devices = tuple(
+        replace(each, alone=halves, launch_alone_s=US / 2, host=f"h{each.id}" if hosts else "here")
+        for each in wires.devices
+    )
+    return replace(wires, devices=devices)
+
+
+@pytest.mark.parametrize(
+    ("busy", "total", "share"),
+    [(1, 2, 0.5), (2, 2, 1), (0, 2, 1), (5, 2, 1), (1, 1, 1), (1, 5, 0.5), (3, 5, 0.75)],
+)
+def test_seconds_lie_between_alone_and_all_busy(busy: int, total: int, share: float):
+    rate = MatrixRate(beside_idle(1).devices[0], "bf16", total)
+    for rows in (1, 5, 64):
+        found = rate.seconds(weight_bytes=1e6, rows=rows, working_set_bytes=1e6, busy=busy)
+        assert found == pytest.approx(share * 1e-3)
+    assert rate.launch_s(busy) == pytest.approx(share * US)
+
+
+def test_alone_takes_its_ratio_from_the_points_around():
+    # ratios alone over busy: 0.9 at 1 MB, 0.4 at 100 MB with 1 row, 1.0 (noise above) with 4
+    ratios = {(1, 10**6): 0.9, (4, 10**6): 0.9, (1, 10**8): 0.4, (4, 10**8): 1.3}
+    alone = tuple(replace(p, seconds=p.seconds * ratios[p.rows, p.weight_bytes]) for p in POINTS)
+    device = replace(fabric(1, points=POINTS).devices[0], alone=alone)
+    rate = MatrixRate(device, "bf16", 2)
+    for rows, size, ratio in (
+        (1, 10**6, 0.9),
+        (1, 10**9, 0.4),
+        (100, 10**8, 1.0),
+        (2, 10**8, math.sqrt(0.4)),
+        (1, 10**7, math.sqrt(0.9 * 0.4)),
+    ):
+        one, both = (
+            rate.seconds(weight_bytes=1e6, rows=rows, working_set_bytes=size, busy=busy)
+            for busy in (1, 2)
+        )
+        assert one == pytest.approx(ratio * both)
+
+
+def test_devices_never_measured_alone_cost_the_same_however_many_work():
+    rate = MatrixRate(fabric(2, points=POINTS, launch_s=US).devices[0], "bf16", 2)
+    one, both = (
+        rate.seconds(weight_bytes=1e6, rows=2, working_set_bytes=1e7, busy=busy) for busy in (1, 2)
+    )
+    assert one == both
+    assert rate.launch_s(1) == US
+
+
+@pytest.mark.parametrize("hosts", [False, True], ids=["one host", "a host each"])
+@pytest.mark.parametrize(
+    ("layout", "users", "share"),
+    [
+        ("tp1", 8, 0.5),
+        ("dp2", 1, 0.5),
+        ("dp2", 2, 1),
+        ("dp2", 8, 1),
+        ("pp2", 1, 0.5),
+        ("pp2", 2, 1),
+        ("tp2", 1, 1),
+    ],
+)
+def test_only_devices_at_work_slow_each_other(layout: str, users: int, share: float, hosts: bool):
+    wires = beside_idle(2, hosts=hosts)
+    traffic = Traffic(100, 10, concurrency=users)
+    engine = replace(BARE, ops_per_layer=10)
+    one = priced(layout, traffic, wires=wires, engine=engine)
+    bare = tuple(replace(each, alone=(), launch_alone_s=0.0) for each in wires.devices)
+    all_busy = priced(layout, traffic, wires=replace(wires, devices=bare), engine=engine)
+    for phase in ("prefill", "decode"):
+        found, expected = terms_of(one, phase), terms_of(all_busy, phase)
+        for name in ("weights", "LM head", "launches"):
+            assert found[name] == pytest.approx(share * expected[name])
+
+
+def test_the_words_for_weights_and_launches_give_the_rates_that_were_used():
+    engine = replace(BARE, ops_per_layer=10)
+    one = priced("dp2", Traffic(100, 10), wires=beside_idle(2), engine=engine)
+    because = {term.name: term.because for term in one.terms if term.phase == "decode"}
+    assert "2.00 GB/s with 1 row" in because["weights"]
+    assert because["launches"].endswith("10 launches x 500 ns")
+
+
+def test_few_requests_a_second_leave_replicas_idle():
+    wires, alone = beside_idle(4), priced("tp1", Traffic(100, 10), wires=beside_idle(4))
+    few = priced("dp4", Traffic(100, 10, rate=0.9 * alone.requests_per_s), wires=wires)
+    assert few.tpot_s == pytest.approx(alone.tpot_s)
+    more = priced("dp4", Traffic(100, 10, rate=1.1 * alone.requests_per_s), wires=wires)
+    assert alone.tpot_s < more.tpot_s
+    assert more.running == 1
+
+
 def test_a_dtype_without_any_rate_is_an_error():
     wires = fabric(1)
     device = wires.devices[0]

@@ -8,9 +8,10 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+import torch
 from msgspec.structs import replace as replace_struct
 
-from wirecut.fabric.arithmetic import ATTENTION, CPU
+from wirecut.fabric.arithmetic import ATTENTION, CPU, Bench
 from wirecut.fabric.assemble import assemble, fit_link
 from wirecut.fabric.discover import host_devices
 from wirecut.fabric.fabric import load_fabric
@@ -181,6 +182,32 @@ def test_numbers_go_onto_devices_and_pairs_not_measured_take_the_median() -> Non
     assert device.flops_per_s["bf16"] == pytest.approx(2 * 4 * 500 / 2e-6)
     assert (device.launch_s, device.source) == (3e-6, "measured")
     assert device.attention[0].keys == 256
+
+
+def test_what_the_first_of_a_host_computed_alone_goes_for_all_of_it() -> None:
+    told = measured(tasks(2, 1), [])
+    first = told.reports[0].arithmetic
+    assert first is not None
+    first = replace_struct(first, alone=(("bf16", 1, 1000, 5e-7),), launch_alone_s=2e-6)
+    reports = (RankReport((), first), *told.reports[1:])
+    devices = assemble(replace_struct(told, reports=reports)).devices
+    assert [[p.seconds for p in each.alone] for each in devices] == [[5e-7], [5e-7], []]
+    assert [each.launch_alone_s for each in devices] == [2e-6, 2e-6, 0]
+
+
+@pytest.mark.parametrize("turn", [0, 1, None])
+def test_ranks_compute_alone_one_after_the_other(turn: int | None) -> None:
+    log: list[str] = []
+    device = torch.device("cpu")
+    bench = Bench(device, lambda: log.append("wait"), crowded=False, turn=turn, turns=2)
+    bench.alone(lambda: log.append("work"))
+    expected = ["wait"] * 3
+    if turn is not None:
+        expected.insert(turn + 1, "work")
+    assert log == expected
+    log.clear()
+    Bench(device, lambda: log.append("wait"), crowded=False).alone(lambda: log.append("work"))
+    assert log == []
 
 
 def test_islands_come_from_what_was_measured_and_wrong_bytes_are_a_finding() -> None:

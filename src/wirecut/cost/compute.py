@@ -3,6 +3,7 @@ starting operations.
 
     rate = MatrixRate(device, "bf16")
     rate.seconds(weight_bytes=7_700_000, rows=4, working_set_bytes=7_700_000)
+    MatrixRate(device, "bf16", total=2).launch_s(busy=1)  # while the other device is idle
 
 Knows no wires and no layout.
 """
@@ -15,7 +16,7 @@ from functools import cached_property
 
 from wirecut.cost.terms import half_width
 from wirecut.errors import FabricError
-from wirecut.fabric.fabric import AttentionPoint, Device, Source
+from wirecut.fabric.fabric import AttentionPoint, Device, MatrixPoint, Source
 from wirecut.units import DTYPE_BYTES
 
 # A device without numbers of its own for a dtype is taken to be as fast as with the other 16-bit
@@ -57,22 +58,66 @@ def interpolate(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
 class MatrixRate:
     """What one device's matrix products cost in one dtype. Raises FabricError when it has no number
     for the dtype.
+
+    `total` devices, with this one, were busy when it was measured. Where it was measured alone too,
+    `busy` of them at work (0: all) cost seconds on the straight line between both.
     """
 
     device: Device
     dtype: str
+    total: int = 1
 
     @cached_property
     def series(self) -> tuple[Series, ...]:
         """The measured points by working set, smallest first; empty when there are none."""
+        by_set = self._by_set(self.device.points)
+        return tuple(_series(size, by_set[size]) for size in sorted(by_set))
+
+    def _by_set(self, points: Sequence[MatrixPoint]) -> dict[int, dict[int, float]]:
+        """Seconds by working set and rows, in this dtype or in the one that stands in for it."""
         by_set: dict[int, dict[int, float]] = {}
         for name in (self.dtype, STAND_INS.get(self.dtype)):
-            for point in self.device.points:
+            for point in points:
                 if point.dtype == name:
                     by_set.setdefault(point.weight_bytes, {})[point.rows] = point.seconds
             if by_set:
                 break
-        return tuple(_series(size, by_set[size]) for size in sorted(by_set))
+        return by_set
+
+    @cached_property
+    def _alone(self) -> tuple[tuple[float, tuple[float, ...], tuple[float, ...]], ...]:
+        """By working set, smallest first: its log, log rows, and log of seconds alone over seconds
+        with all busy, at most 0: more is noise.
+        """
+        busy, alone = self._by_set(self.device.points), self._by_set(self.device.alone)
+        found: list[tuple[float, tuple[float, ...], tuple[float, ...]]] = []
+        for size in sorted(busy.keys() & alone.keys()):
+            rows = sorted(busy[size].keys() & alone[size].keys())
+            ratios = (min(0.0, math.log(alone[size][n] / busy[size][n])) for n in rows)
+            if rows:
+                found.append((math.log(size), tuple(map(math.log, rows)), tuple(ratios)))
+        return tuple(found)
+
+    def _idle(self, busy: int) -> float:
+        """The share of the other devices that is idle: 0 when all are busy, 1 when none."""
+        return (self.total - busy) / (self.total - 1) if 0 < busy < self.total else 0.0
+
+    def _relief(self, log_rows: float, log_working_set: float, busy: int) -> float:
+        """What seconds with all busy are multiplied by. The ratio is straight in logarithms between
+        the points measured alone, and the nearest one's beyond them.
+        """
+        idle = self._idle(busy)
+        if not idle or not self._alone:
+            return 1.0
+        sizes = [size for size, _, _ in self._alone]
+        values = [interpolate(rows, ratios, log_rows) for _, rows, ratios in self._alone]
+        return 1 - idle * (1 - math.exp(interpolate(sizes, values, log_working_set)))
+
+    def launch_s(self, busy: int = 0) -> float:
+        """Time to start one operation while `busy` devices work (0: all)."""
+        all_busy = self.device.launch_s
+        alone = min(all_busy, self.device.launch_alone_s or all_busy)
+        return all_busy - self._idle(busy) * (all_busy - alone)
 
     @cached_property
     def flops_per_s(self) -> float:
@@ -95,9 +140,11 @@ class MatrixRate:
     def spread(self) -> float:
         return half_width(self.device.source)
 
-    def seconds(self, *, weight_bytes: float, rows: int, working_set_bytes: float) -> float:
+    def seconds(
+        self, *, weight_bytes: float, rows: int, working_set_bytes: float, busy: int = 0
+    ) -> float:
         """Time to multiply `rows` rows with weights of `weight_bytes`, out of a working set read
-        over and over.
+        over and over, while `busy` devices work (0: all).
 
         Measured points where there are any; else the roofline (Williams et al. 2009): the longer of
         reading the weights and of 2 FLOP per weight and row.
@@ -110,7 +157,9 @@ class MatrixRate:
         log_rows = math.log(rows)
         sizes = [one.log_working_set for one in self.series]
         values = [one.at(log_rows) for one in self.series]
-        return weight_bytes * math.exp(interpolate(sizes, values, math.log(working_set_bytes)))
+        log_working_set = math.log(working_set_bytes)
+        per_byte_s = math.exp(interpolate(sizes, values, log_working_set))
+        return weight_bytes * per_byte_s * self._relief(log_rows, log_working_set, busy)
 
     @cached_property
     def attention_flops_per_s(self) -> float:

@@ -43,7 +43,8 @@ class Batch:
     """What one forward works on: `rows` tokens of `sequences` requests.
 
     `kv_tokens` are read from the cache, `pairs` is query tokens times the keys each sees,
-    `logit_rows` rows want logits.
+    `logit_rows` rows want logits. `busy` devices work meanwhile, in all replicas; 0 means as many
+    as when the fabric was measured.
     """
 
     rows: int
@@ -51,3 +52,4 @@ class Batch:
     kv_tokens: float
     pairs: float
     logit_rows: int
+    busy: int = 0

@@ -61,16 +61,23 @@ def time_load(replica: Replica, load: Load, *, speed: float = 1.0) -> Timing:
     return _closed_loop(replica, load, speed)
 
 
-def _steady(replica: Replica, traffic: Traffic, running: int, speed: float) -> Timing:
-    """One replica that always runs `running` requests, each followed by the next at once.
+def _steady(
+    replica: Replica, traffic: Traffic, running: int, busy_replicas: int, speed: float
+) -> Timing:
+    """One replica that always runs `running` requests, each followed by the next at once, beside
+    others: `busy_replicas` with it.
 
     While one request is answered, every other one is prefilled once: (running - 1) x held_s, spread
     over the request's output tokens. A new request waits for half of the step in progress on
     average.
     """
     outputs, others = traffic.output_tokens, running - 1
-    decode = time_decode(replica, running, context=_context(traffic), speed=speed)
-    prefill = time_prefill(replica, traffic.input_tokens, speed=speed)
+    decode = time_decode(
+        replica, running, context=_context(traffic), speed=speed, busy_replicas=busy_replicas
+    )
+    prefill = time_prefill(
+        replica, traffic.input_tokens, batches=running, speed=speed, busy_replicas=busy_replicas
+    )
     waits = [_request(replica)]
     stolen = others * prefill.held_s / outputs
 
@@ -129,10 +136,11 @@ def _closed_loop(replica: Replica, load: Load, speed: float) -> Timing:
     fewer, with_one_more = divmod(users, load.dp)
     fullest = fewer + (1 if with_one_more else 0)
     running = min(fullest, load.most_running)
-    one = _steady(replica, traffic, running, speed)
+    busy = min(users, load.dp)
+    one = _steady(replica, traffic, running, busy, speed)
     rate = one.output_tokens_per_s * (with_one_more or load.dp)
     if with_one_more and fewer:
-        others = _steady(replica, traffic, min(fewer, load.most_running), speed)
+        others = _steady(replica, traffic, min(fewer, load.most_running), busy, speed)
         rate += others.output_tokens_per_s * (load.dp - with_one_more)
     answer_s = one.ttft_s + (traffic.output_tokens - 1) * one.tpot_s
     wait_s = answer_s * (fullest - running) / running
@@ -145,7 +153,7 @@ def _closed_loop(replica: Replica, load: Load, speed: float) -> Timing:
 
 def _open_loop(replica: Replica, load: Load, rate: float, speed: float) -> Timing:
     """`rate` requests per second: as many run at once as Little's law needs, rate = running /
-    answer time.
+    answer time; as long as that is one on a replica, the others are idle.
 
     Where even the most that can run are too slow, the queue grows: the wait is the mean over the
     run.
@@ -153,16 +161,21 @@ def _open_loop(replica: Replica, load: Load, rate: float, speed: float) -> Timin
     traffic, most = load.traffic, load.most_running
     if traffic.num_requests is not None:
         most = min(most, -(-traffic.num_requests // load.dp))
-    low, high = 1, most
+
+    def serve(level: int) -> tuple[Timing, float]:
+        """One request on each of `level` replicas, then ever more on all; and requests/s."""
+        busy, running = min(level, load.dp), max(1, level - load.dp + 1)
+        timing = _steady(replica, traffic, running, busy, speed)
+        return timing, timing.output_tokens_per_s * busy / traffic.output_tokens
+
+    low, high = 1, load.dp - 1 + most
     while low < high:
         middle = (low + high) // 2
-        timing = _steady(replica, traffic, middle, speed)
-        if timing.output_tokens_per_s * load.dp >= rate * traffic.output_tokens:
+        if serve(middle)[1] >= rate:
             high = middle
         else:
             low = middle + 1
-    one = _steady(replica, traffic, low, speed)
-    served = one.output_tokens_per_s * load.dp / traffic.output_tokens
+    one, served = serve(low)
     if served >= rate:
         return _queued(one, 0.0, rate * traffic.output_tokens, str)
     requests = traffic.num_requests or SATURATED_REQUESTS
@@ -191,8 +204,18 @@ def _all_at_start(replica: Replica, load: Load, speed: float) -> Timing:
     at_once = chunk_rows(replica, running * traffic.input_tokens) // traffic.input_tokens
     together = running if traffic.static_batch else min(running, max(1, at_once))
     others = running - together
-    decode = time_decode(replica, running, context=_context(traffic), speed=speed)
-    prefill = time_prefill(replica, traffic.input_tokens, prompts=together, speed=speed)
+    busy = min(requests, load.dp)
+    decode = time_decode(
+        replica, running, context=_context(traffic), speed=speed, busy_replicas=busy
+    )
+    prefill = time_prefill(
+        replica,
+        traffic.input_tokens,
+        prompts=together,
+        batches=-(-running // together),
+        speed=speed,
+        busy_replicas=busy,
+    )
     half_s = others / together * prefill.held_s / 2
 
     def why_half() -> str:

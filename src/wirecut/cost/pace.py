@@ -4,7 +4,8 @@
     time_prefill(replica, 512).seconds
 
 `speed` makes every wire so many times as fast, which is how the planner asks where a decision
-flips.
+flips. `busy_replicas` of all replicas work at the same time (0: all): devices that share memory
+slow each other.
 """
 
 from dataclasses import dataclass
@@ -48,7 +49,14 @@ class Prefill:
     held_s: float
 
 
-def time_decode(replica: Replica, requests: int, *, context: float, speed: float = 1.0) -> Decode:
+def time_decode(
+    replica: Replica,
+    requests: int,
+    *,
+    context: float,
+    speed: float = 1.0,
+    busy_replicas: int = 0,
+) -> Decode:
     """A decode step of `requests` sequences with `context` tokens each, dealt evenly to batches in
     flight.
 
@@ -57,7 +65,8 @@ def time_decode(replica: Replica, requests: int, *, context: float, speed: float
     pp = len(replica.stages)
     batches = min(pp, requests)
     rows = -(-requests // batches)
-    forward = price_forward(replica, Batch(rows, rows, rows * context, rows * context, rows))
+    busy = _busy(replica, batches, busy_replicas)
+    forward = price_forward(replica, Batch(rows, rows, rows * context, rows * context, rows, busy))
     stages, between, slowest = _lengths(forward, speed)
     step_s = max(stages + between, batches * slowest)
     work = stages * batches / pp
@@ -65,9 +74,16 @@ def time_decode(replica: Replica, requests: int, *, context: float, speed: float
 
 
 def time_prefill(
-    replica: Replica, prompt_tokens: int, *, prompts: int = 1, speed: float = 1.0
+    replica: Replica,
+    prompt_tokens: int,
+    *,
+    prompts: int = 1,
+    batches: int = 1,
+    speed: float = 1.0,
+    busy_replicas: int = 0,
 ) -> Prefill:
-    """Prefill of `prompts` prompts in chunks of the token budget, pipelined.
+    """Prefill of `prompts` prompts in chunks of the token budget, pipelined. Their chunks, or
+    `batches` with those of others, keep as many stages busy.
 
     seconds = the last chunk's way through all stages + (chunks - 1) x the slowest stage of a full
     chunk.
@@ -76,10 +92,11 @@ def time_prefill(
     rows = min(chunk_rows(replica, tokens), tokens)
     chunks = -(-tokens // rows)
     last_rows = tokens - (chunks - 1) * rows
+    busy = _busy(replica, min(len(replica.stages), max(chunks, batches)), busy_replicas)
     last = price_forward(
-        replica, _chunk(last_rows, prompt_tokens, max(1, last_rows // prompt_tokens))
+        replica, _chunk(last_rows, prompt_tokens, max(1, last_rows // prompt_tokens), busy)
     )
-    chunk = price_forward(replica, _chunk(rows, prompt_tokens, rows // prompt_tokens))
+    chunk = price_forward(replica, _chunk(rows, prompt_tokens, rows // prompt_tokens, busy))
     stages, between, slowest = _lengths(last, speed)
     chunk_stages, _, chunk_slowest = _lengths(chunk, speed)
     seconds = stages + between + (chunks - 1) * chunk_slowest
@@ -95,13 +112,22 @@ def chunk_rows(replica: Replica, waiting_tokens: int) -> int:
     return min(limits.max_batched_tokens, share)
 
 
-def _chunk(rows: int, prompt_tokens: int, logit_rows: int) -> Batch:
+def _busy(replica: Replica, stages: int, replicas: int) -> int:
+    """Devices at work when `stages` of each of `replicas` replicas (0: of all) are; 0 when they are
+    as many as were measured together.
+    """
+    layout = replica.cut.layout
+    busy = layout.tp * stages * (replicas or layout.dp)
+    return busy if busy < max(stage.rate.total for stage in replica.stages) else 0
+
+
+def _chunk(rows: int, prompt_tokens: int, logit_rows: int, busy: int) -> Batch:
     """`rows` tokens of prompts at their mean place: causal, so a token sees half of its prompt on
     average.
     """
     kv_tokens = max(rows, (prompt_tokens + rows) / 2)
     pairs = rows * (prompt_tokens + 1) / 2
-    return Batch(rows, -(-rows // prompt_tokens), kv_tokens, pairs, logit_rows)
+    return Batch(rows, -(-rows // prompt_tokens), kv_tokens, pairs, logit_rows, busy)
 
 
 def _lengths(forward: Forward, speed: float) -> tuple[float, float, float]:

@@ -77,8 +77,19 @@ class Pricing:
     def rate(self, device_id: int) -> MatrixRate:
         """What products cost on a device."""
         if device_id not in self._rates:
-            self._rates[device_id] = MatrixRate(self.fabric.devices[device_id], self.dtype)
+            device = self.fabric.devices[device_id]
+            self._rates[device_id] = MatrixRate(device, self.dtype, self._busy_with(device))
         return self._rates[device_id]
+
+    def _busy_with(self, device: Device) -> int:
+        """How many devices were busy, this one among them, when it was measured with all: those of
+        its host; where each host has one, all that were measured alone, since their hosts may be
+        namespaces of one machine.
+        """
+        if not device.alone:
+            return 1
+        on_host = sum(other.host == device.host for other in self.fabric.devices)
+        return on_host if on_host > 1 else sum(bool(each.alone) for each in self.fabric.devices)
 
 
 class Replica:

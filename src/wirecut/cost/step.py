@@ -10,7 +10,6 @@ Knows no traffic: how forwards follow one another is in `load.py`.
 from collections.abc import Sequence
 
 from wirecut.cost.collectives import Price, all_reduce_price, gather_price, send_price
-from wirecut.cost.compute import MatrixRate
 from wirecut.cost.forward import Batch, Forward, Piece
 from wirecut.cost.replica import Replica
 from wirecut.cost.terms import half_width
@@ -50,17 +49,23 @@ def _price_forward(replica: Replica, batch: Batch) -> Forward:
 def _compute(replica: Replica, index: int, batch: Batch) -> dict[str, float]:
     """Seconds of one stage by name of piece."""
     stage, engine, rate = replica.stages[index], replica.pricing.engine, replica.stages[index].rate
-    launch_s, streamed = stage.device.launch_s, stage.layer_bytes + stage.head_bytes
+    launch_s, streamed = rate.launch_s(batch.busy), stage.layer_bytes + stage.head_bytes
     per_sequence = engine.ops_per_sequence_layer if stage.device.kind.startswith("cpu") else 0
     step_ops = engine.step_ops if index == 0 else 0
     if index == len(replica.stages) - 1:
         step_ops += engine.ops_per_sequence * batch.logit_rows
     return {
         "weights": rate.seconds(
-            weight_bytes=stage.layer_bytes, rows=batch.rows, working_set_bytes=streamed
+            weight_bytes=stage.layer_bytes,
+            rows=batch.rows,
+            working_set_bytes=streamed,
+            busy=batch.busy,
         ),
         "LM head": rate.seconds(
-            weight_bytes=stage.head_bytes, rows=batch.logit_rows, working_set_bytes=streamed
+            weight_bytes=stage.head_bytes,
+            rows=batch.logit_rows,
+            working_set_bytes=streamed,
+            busy=batch.busy,
         ),
         "KV cache": rate.kv_seconds(batch.kv_tokens * stage.kv_token_bytes),
         "attention": rate.attention_seconds(stage.width, batch.pairs),
@@ -80,15 +85,17 @@ def _compute_pieces(
     head_bytes, kv_bytes = stages[-1].head_bytes, sum(stage.kv_token_bytes for stage in stages)
     flops = 4 * sum(stage.width for stage in stages) * batch.pairs
     itemsize = DTYPE_BYTES[replica.pricing.dtype]
-    launch, layers = show_seconds(rate.device.launch_s), sum(stage.layers for stage in stages)
+    launch_s, layers = rate.launch_s(batch.busy), sum(stage.layers for stage in stages)
+    launch = show_seconds(launch_s)
+    layer_launches = _times(seconds["launches"] / layers, launch_s)
     because = {
         "weights": _streaming(layer_bytes, batch.rows, seconds["weights"], itemsize),
         "LM head": _streaming(head_bytes, batch.logit_rows, seconds["LM head"], itemsize),
         "KV cache": f"{batch.kv_tokens:.0f} tokens x {show_bytes(kv_bytes)}"
         f" / {show_rate(rate.kv_bytes_per_s)}",
         "attention": f"{flops / 1e6:.3g} MFLOP / {show_flops(rate.attention_flops_per_s)}",
-        "launches": f"{layers} layers x {_times(seconds['launches'] / layers, rate)} x {launch}",
-        "step": f"schedule, batch, sampling: {_times(seconds['step'], rate)} x {launch}",
+        "launches": f"{layers} layers x {layer_launches} x {launch}",
+        "step": f"schedule, batch, sampling: {_times(seconds['step'], launch_s)} x {launch}",
     }
     width = half_width(rate.source)
     return [Piece(name, s, because[name], rate.source, width) for name, s in seconds.items()]
@@ -104,9 +111,8 @@ def _streaming(weight_bytes: float, rows: int, seconds: float, itemsize: int) ->
     return f"{show_bytes(weight_bytes)} at {speed}"
 
 
-def _times(seconds: float, rate: MatrixRate) -> str:
+def _times(seconds: float, launch_s: float) -> str:
     """Seconds as a number of launches."""
-    launch_s = rate.device.launch_s
     return f"{seconds / launch_s:.0f} launches" if launch_s else "0 launches"
 
 

@@ -1,7 +1,9 @@
 """What a device computes, timed with the products that the engine runs (`machine.kernels`): weights
-streamed, matrix rates by rows and dtype, attention, small operations.
+streamed, matrix rates by rows and dtype, attention, small operations. All ranks compute at once;
+one of each host then times some products again while all others wait.
 
-    for what, job in arithmetic_jobs(device, barrier, found): ...
+    bench = Bench(device, barrier, crowded=False, turn=0, turns=1)
+    for what, job in arithmetic_jobs(bench, found): ...
 """
 
 import statistics
@@ -19,6 +21,7 @@ TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.flo
 POINT_S = 0.04  # what a repeated measurement may take
 CROWDED_POINT_S = 0.1  # many turns of some milliseconds that the kernel gives each rank
 KV_HEADS, SHARING, HEAD_DIM = 4, 2, 64  # of the attention that is timed: 8 query heads
+ALONE_ROWS = (1, 8, 64)  # of products that are timed alone too
 ATTENTION = ((1, 256), (1, 1024), (128, 128), (512, 512))  # queries, keys
 
 Job = tuple[str, Callable[[], None]]
@@ -51,17 +54,50 @@ class Found:
     points: list[tuple[str, int, int, float]] = field(default_factory=list)
     attention: list[tuple[str, int, int, int, int, float]] = field(default_factory=list)
     launch_s: float = 0.0
+    alone: list[tuple[str, int, int, float]] = field(default_factory=list)
+    launch_alone_s: float = 0.0
 
     def report(self) -> Arithmetic:
-        return Arithmetic(tuple(self.points), tuple(self.attention), self.launch_s)
+        return Arithmetic(
+            tuple(self.points),
+            tuple(self.attention),
+            self.launch_s,
+            tuple(self.alone),
+            self.launch_alone_s,
+        )
 
 
 class Bench:
-    """Times calls on one device; all ranks begin each point together (`barrier`)."""
+    """Times calls on one device; all ranks begin each point together (`barrier`).
 
-    def __init__(self, device: torch.device, barrier: Callable[[], None], *, crowded: bool) -> None:
+    `turns` ranks work alone, one after the other, and this one is number `turn` of them (None: it
+    only waits). 0 turns where there is nothing to learn: one rank in all. GPUs take none, since
+    their memories are their own.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        barrier: Callable[[], None],
+        *,
+        crowded: bool,
+        turn: int | None = None,
+        turns: int = 0,
+    ) -> None:
         self.device, self.barrier, self.crowded = device, barrier, crowded
         self.load = GPU if device.type == "cuda" else CPU
+        self.turn, self.turns = turn, turns if self.load is CPU else 0
+
+    def alone(self, work: Callable[[], None]) -> None:
+        """Do `work` in this rank's turn, if it has one, and wait in those of the others. Hosts take
+        turns too: they may be namespaces of one machine.
+        """
+        for turn in range(self.turns):
+            self.barrier()
+            if turn == self.turn:
+                work()
+        if self.turns:
+            self.barrier()
 
     def seconds(self, once: Callable[[], object]) -> float:
         """Seconds of a call, from calls made for POINT_S, at least two after one that warms up.
@@ -101,7 +137,7 @@ def arithmetic_jobs(bench: Bench, found: Found) -> Iterator[Job]:
 
 
 def _matrices(bench: Bench, dtype: str, working_set: int, found: Found) -> None:
-    """Stream a working set of weights once, with 1 row and more."""
+    """Stream a working set of weights once, with 1 row and more; all ranks at once, then alone."""
     torch_dtype, columns = TORCH_DTYPES[dtype], bench.load.matrix
     matrix_bytes = min(working_set, 4 * MIB * (columns // 1024) ** 2)  # few calls, much data
     out = matrix_bytes // torch_dtype.itemsize // columns
@@ -110,11 +146,18 @@ def _matrices(bench: Bench, dtype: str, working_set: int, found: Found) -> None:
         for _ in range(working_set // matrix_bytes)
     ]
     total = len(products) * out * columns * torch_dtype.itemsize
+
+    def inputs(rows: int) -> torch.Tensor:
+        return bench.random(rows, columns, dtype=torch_dtype)
+
+    def stream(x: torch.Tensor) -> tuple[str, int, int, float]:
+        return dtype, len(x), total, bench.seconds(lambda: [each(x) for each in products])
+
     for rows in bench.load.rows:
-        x = bench.random(rows, columns, dtype=torch_dtype)
+        x = inputs(rows)
         bench.barrier()
-        seconds = bench.seconds(lambda x=x: [each(x) for each in products])
-        found.points.append((dtype, rows, total, seconds))
+        found.points.append(stream(x))
+    bench.alone(lambda: found.alone.extend(stream(inputs(rows)) for rows in ALONE_ROWS))
 
 
 def _attention(bench: Bench, found: Found) -> None:
@@ -146,6 +189,11 @@ def _launch(bench: Bench, found: Found) -> None:
     with Operations() as operations:
         layer()
     found.launch_s = bench.seconds(layer) / operations.count
+
+    def again() -> None:
+        found.launch_alone_s = bench.seconds(layer) / operations.count
+
+    bench.alone(again)
 
 
 def _small_layer(device: torch.device) -> Callable[[], object]:

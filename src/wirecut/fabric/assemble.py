@@ -49,7 +49,11 @@ def assemble(measured: Measured) -> Fabric:
     devices = [
         replace(task.device, id=rank)
         if report.arithmetic is None
-        else with_rates(replace(task.device, id=rank), report.arithmetic)
+        else with_rates(
+            replace(task.device, id=rank),
+            report.arithmetic,
+            first=measured.reports[task.first].arithmetic,
+        )
         for rank, (task, report) in enumerate(zip(tasks, measured.reports, strict=True))
     ]
     links = measured_links(tasks, wires)
@@ -156,8 +160,11 @@ def _least_squares(rows: Sequence[Row], weights: Sequence[float]) -> Row:
     return 0.0, max(1e-15, b1 / bb)
 
 
-def with_rates(device: Device, measured: Arithmetic) -> Device:
-    """The device with what it computed: rates are the best points; all are kept."""
+def with_rates(device: Device, measured: Arithmetic, *, first: Arithmetic | None) -> Device:
+    """The device with what it computed: rates are the best points; all are kept. What the `first`
+    device of its host computed alone goes for every one of the host.
+    """
+    first = first or measured
     points = tuple(MatrixPoint(*point) for point in measured.points)
     in_memory = max(point.weight_bytes for point in points)
     return replace(
@@ -179,6 +186,8 @@ def with_rates(device: Device, measured: Arithmetic) -> Device:
         source="measured",
         points=points,
         attention=tuple(AttentionPoint(*point) for point in measured.attention),
+        alone=tuple(MatrixPoint(*point) for point in first.alone),
+        launch_alone_s=first.launch_alone_s,
     )
 
 

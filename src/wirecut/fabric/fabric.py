@@ -33,8 +33,8 @@ TYPICAL_BYTES = 64 * KIB  # about what a decode step hands over
 class MatrixPoint:
     """One measured product of `rows` x weights of `weight_bytes` in all, streamed once.
 
-    All ranks were busy at once. `weight_bytes` is the working set, so small ones show the caches
-    and large ones memory.
+    `weight_bytes` is the working set, so small ones show the caches and large ones memory. What
+    else was busy meanwhile, the `Device` says.
     """
 
     dtype: str
@@ -72,6 +72,10 @@ class Device:
 
     `memory_bytes` is this device's share of its host's. `launch_s` is the time to start one small
     operation. `index` is its number at its driver (CUDA's for a GPU), `numa` its NUMA node.
+
+    `alone` are products that one device of this host made while all others waited, and
+    `launch_alone_s` its time to start an operation then: faster where devices share memory or
+    caches. Empty and 0 where not measured, as of GPUs, whose memories are their own.
     """
 
     id: int
@@ -88,6 +92,8 @@ class Device:
     attention: tuple[AttentionPoint, ...] = ()
     index: int | None = None
     numa: int | None = None
+    alone: tuple[MatrixPoint, ...] = ()
+    launch_alone_s: float = 0.0
 
     def __post_init__(self) -> None:
         name = f"device {self.id}"
@@ -95,8 +101,12 @@ class Device:
         _check_rate(f"{name}: memory_bytes", self.memory_bytes)
         for dtype, rate in self.flops_per_s.items():
             _check_rate(f"{name}: flops_per_s of {dtype}", rate)
-        if not 0 <= self.launch_s < 1:
-            raise ValueError(f"{name}: launch_s is {self.launch_s}, expected 0 to 1 s")
+        for field, seconds in (
+            ("launch_s", self.launch_s),
+            ("launch_alone_s", self.launch_alone_s),
+        ):
+            if not 0 <= seconds < 1:
+                raise ValueError(f"{name}: {field} is {seconds}, expected 0 to 1 s")
 
 
 @dataclass(frozen=True, slots=True)
