@@ -8,7 +8,7 @@ import pytest
 from wirecut.errors import UsageError
 from wirecut.fabric.cards import slower_card
 from wirecut.machine.echo import Echo, echo_rate, silent
-from wirecut.machine.nic import address_facing, interface_of
+from wirecut.machine.nic import address_facing, address_towards, cards, interface_of
 from wirecut.machine.world import World, launched
 
 TORCHRUN = {
@@ -32,17 +32,21 @@ def test_started_alone() -> None:
     assert launched({"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1"}) is None
 
 
-def test_a_launcher_that_says_nothing_of_hosts_starts_one_process_each() -> None:
-    plain = {k: v for k, v in TORCHRUN.items() if not k.startswith("LOCAL")}
-    place = launched(plain)
+def test_ranks_of_one_host_meet_in_its_memory() -> None:
+    here = TORCHRUN | {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost"}
+    place = launched(here)
     assert place is not None
-    assert (place.world.first, place.world.local) == (5, 1)
+    assert place.world == World(first=0, local=4, size=4, master=None)
+    alone = launched({"RANK": "0", "WORLD_SIZE": "1"})
+    assert alone is not None
+    assert alone.world == World(first=0, local=1, size=1, master=None)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"RANK": "8"}, "RANK 8 of WORLD_SIZE 8"),
+        ({"LOCAL_WORLD_SIZE": ""}, "LOCAL_WORLD_SIZE is '', expected"),
         ({"LOCAL_RANK": "4"}, "LOCAL_RANK 4 of LOCAL_WORLD_SIZE 4"),
         ({"RANK": "x"}, "RANK is 'x', expected a whole number"),
         ({"MASTER_PORT": "-1"}, "MASTER_PORT is '-1'"),
@@ -108,3 +112,9 @@ def test_a_card_is_told_of_only_when_another_is_faster() -> None:
     assert slower_card("a", "eth1", {"eth0": 12e6, "eth1": 110e6}) is None
     assert slower_card("a", "eth0", {"eth0": 100e6, "eth1": 110e6}) is None
     assert slower_card("a", "ib0", {"eth0": 100e6}) is None
+
+
+def test_a_masters_own_name_may_be_loopback_to_itself() -> None:
+    """Debian's 127.0.1.1: others reach this host by a card's address, if it has one."""
+    address = address_towards("127.0.1.1")
+    assert address in {str(card.ip) for card in cards().values()} or not cards()

@@ -18,7 +18,7 @@ from pathlib import Path
 from wirecut.api import pricing_of
 from wirecut.bench.lab_facts import Cell, Lab, Spread, Tried
 from wirecut.bench.run import traffic_of
-from wirecut.bench.testbed import shaped_hosts
+from wirecut.bench.testbed import LEAST_BITS_PER_S, MOST_BITS_PER_S, shaped_hosts
 from wirecut.cost.estimate import Candidate, price
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate
@@ -36,7 +36,7 @@ LAYOUTS = (Layout(tp=RANKS), Layout(pp=RANKS), Layout(dp=RANKS))
 INPUT_TOKENS, OUTPUT_TOKENS, ROUNDS = 32, 40, 3
 WARM_UP_TOKENS = 4
 MOST_USERS = 64
-UNITS = {"k": 1e3, "m": 1e6, "g": 1e9}
+UNITS = {"m": 1e6, "g": 1e9}
 PROBE_TICKS, RUN_TICKS = 40, 20  # of the progress bar
 Progress = Callable[[int, int, str], None]
 
@@ -55,14 +55,15 @@ def parse_wires(text: str) -> tuple[LabWire, ...]:
     """'shm,loopback,1gbit,200mbit' as wires. Raises UsageError that names what it cannot read."""
     wires: dict[str, LabWire] = {}
     for name in (part.strip().lower() for part in text.split(",")):
-        speed = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([kmg])bit", name)
-        if speed:
-            wires[name] = LabWire(name, float(speed[1]) * UNITS[speed[2]])
+        speed = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([mg])bit", name)
+        rate = float(speed[1]) * UNITS[speed[2]] if speed else 0.0
+        if LEAST_BITS_PER_S <= rate <= MOST_BITS_PER_S:
+            wires[name] = LabWire(name, rate)
         elif name in ("shm", "loopback"):
             wires[name] = LabWire(name)
         else:
             raise UsageError(
-                f"--wires has {name!r}, expected shm, loopback, or a speed such as 200mbit or 1gbit"
+                f"--wires has {name!r}, expected shm, loopback, or a speed from 1mbit to 10gbit"
             )
     return tuple(wires.values())
 
@@ -116,6 +117,7 @@ def experiment(
                     cells += outcome
     if not cells:
         raise UsageError(f"none of the layouts can run: {'; '.join(left_out)}")
+    tried = [each for each in tried if any(cell.wire == each.name for cell in cells)]
     tried.sort(key=lambda each: -each.bits_per_s)
     return Lab(folder.name, tuple(tried), tuple(cells), tuple(left_out))
 

@@ -134,6 +134,8 @@ class Lab:
                     {cell.layout: rate(cell) for cell in self.at(wire.name, users)}
                     for wire in (fast, slow)
                 )
+                if not above or above.keys() != below.keys():
+                    continue  # one of them cannot run over both
                 first, second = (max(rates, key=rates.__getitem__) for rates in (above, below))
                 if first == second:
                     continue

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from wirecut.errors import RankFailed, UsageError
@@ -40,6 +40,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
 # $0 is the host's name, $1 an /etc/hosts. A /sys of its own shows the namespace's interfaces and no
 # others; cgroup limits stay in sight.
 HOLD = """
+set -e
 hostname "$0"
 exec 3</sys/fs/cgroup
 mount -t tmpfs tmpfs /sys && echo "$1" >/sys/hosts
@@ -123,7 +124,7 @@ def shaped_hosts(
         )
         pids = [stack.enter_context(_namespace(name, known)) for name in names]
         hosts = tuple(
-            RankHost(name, _inside(pid, each), address)
+            RankHost(name, _inside(pid, each), address, tuple(each))
             for name, pid, each, address in zip(names, pids, cores, addresses, strict=True)
         )
         for host in hosts:
@@ -167,15 +168,17 @@ def _namespace(name: str, known: str = "") -> Iterator[int]:
     assert holder.stdout is not None
     assert holder.stderr is not None
     try:
-        holder.stdin.write(b"\n")
-        holder.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended already: what it said tells why
+            holder.stdin.write(b"\n")
+            holder.stdin.flush()
         if holder.stdout.readline() != b"\n":  # `cat` runs, so the namespace stands
             said = holder.stderr.read().decode(errors="replace").strip()
             raise RankFailed(f"no namespace for host {name}: {said}")
         yield holder.pid
     finally:
         for pipe in (holder.stdin, holder.stdout, holder.stderr):
-            pipe.close()
+            with suppress(BrokenPipeError):
+                pipe.close()
         holder.wait()
 
 

@@ -46,12 +46,13 @@ def lab(
         folder = _model_folder(model, stack)
         bar = stack.enter_context(Bar("Lab"))
         found = experiment(asked, users=counts, folder=folder, progress=bar.update)
-    draw(found, out)
     if as_json:
         print(msgspec.json.encode(found).decode())
-        return
-    show(lab_page(found))
-    print(f"\nDrawn in {out}.")
+    else:
+        show(lab_page(found))
+    draw(found, out)  # last: a full disk costs the picture only
+    if not as_json:
+        print(f"\nDrawn in {out}.")
 
 
 def _check(out: Path) -> None:

@@ -12,6 +12,7 @@ from wirecut.cli.options import DeviceOpt, FabricOpt, check_out
 from wirecut.cli.progress import Bar
 from wirecut.errors import UsageError
 from wirecut.files import cache_dir
+from wirecut.machine.world import launched
 
 DEFAULT_OUT = Path("fabric.json")
 
@@ -52,7 +53,9 @@ def probe(
         if device is not None:
             raise UsageError("--device names the GPUs of a saved topology: give it with --fabric")
         file = out or DEFAULT_OUT
-        check_out(file)
+        place = launched(os.environ)
+        if place is None or place.rank == 0:
+            check_out(file)
         with Bar("Measuring") as bar, _together(hosts, ranks):
             seen = measure(None if hosts else ranks, progress=bar.update)
         if seen is None:
@@ -60,7 +63,7 @@ def probe(
     if file is not None:
         check_out(file)
         save_fabric(seen, file)
-    kept = fabric is None and ranks is None and len(seen.hosts) == 1
+    kept = fabric is None and ranks is None and hosts is None and launched(os.environ) is None
     if kept:
         cache_dir().mkdir(parents=True, exist_ok=True)
         save_fabric(seen, cache_dir() / "fabric.json")

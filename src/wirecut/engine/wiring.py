@@ -12,7 +12,7 @@ from wirecut.engine.comm import Comm, HandOff, SharedHandOff, SocketHandOff
 from wirecut.engine.wired import Wired, replica_ranks
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Limits
-from wirecut.machine.nic import address_facing
+from wirecut.machine.nic import address_towards
 from wirecut.machine.pipes import Pipe, Pipes
 from wirecut.machine.shm import Arena, Mailbox, ShmGroup
 from wirecut.machine.sockets import Line, TorchGroup, TorchPair, join, meet
@@ -107,7 +107,7 @@ def connect(
         names = [f"rank {each}" for each in range(layout.world_size)]
         pipes = Pipes(
             Line(store, names, rank),
-            address=address_facing(master[0]) if master else "127.0.0.1",
+            address=address_towards(master[0]) if master else "127.0.0.1",
         )
         parts |= _socket_parts(shape, rank, pipes)
         pipes.close()

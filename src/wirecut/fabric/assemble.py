@@ -116,7 +116,9 @@ def measured_links(tasks: Sequence[ProbeTask], wires: Sequence[WirePoints]) -> t
 
 
 def _typical(links: Sequence[Link]) -> Link | None:
-    return sorted(links, key=lambda link: link.bytes_per_s)[len(links) // 2] if links else None
+    """What a pair that was not measured is taken to be: assumed, though from measured ones."""
+    middle = sorted(links, key=lambda link: link.bytes_per_s)[len(links) // 2 :]
+    return replace(middle[0], source="assumed") if middle else None
 
 
 def fit_link(measured: WirePoints) -> Link:

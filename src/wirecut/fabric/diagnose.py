@@ -178,16 +178,16 @@ def _refused(snapshot: NvmlSnapshot) -> Iterator[Finding]:
         )
 
 
-def diagnose_host(facts: HostFacts, num_ranks: int) -> tuple[Finding, ...]:
-    """From the host's facts, for `num_ranks` ranks on it."""
+def diagnose_host(facts: HostFacts, num_gpus: int) -> tuple[Finding, ...]:
+    """From the host's facts, for `num_gpus` GPUs that NCCL joins on it (0: ranks on cores)."""
     found: list[Finding] = []
-    need = num_ranks * SHM_BYTES_PER_RANK
-    if num_ranks > 1 and facts.shm_bytes is not None and facts.shm_bytes < need:
+    need = num_gpus * SHM_BYTES_PER_RANK
+    if num_gpus > 1 and facts.shm_bytes is not None and facts.shm_bytes < need:
         found.append(
             Finding(
                 "wrong",
                 f"{facts.host}: /dev/shm has {show_bytes(facts.shm_bytes)}, expected "
-                f"{show_bytes(need)}: {num_ranks} ranks x {show_bytes(SHM_BYTES_PER_RANK)} for "
+                f"{show_bytes(need)}: {num_gpus} GPUs x {show_bytes(SHM_BYTES_PER_RANK)} for "
                 "NCCL's connections through host memory",
                 f"start the container with --shm-size={max(1, -(-need // GIB))}g or --ipc=host; "
                 "Kubernetes: an emptyDir of medium Memory at /dev/shm",

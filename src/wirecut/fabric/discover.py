@@ -50,7 +50,8 @@ def discover(num_ranks: int | None = None) -> Fabric:
     if fabric is None:
         fabric = replace(assumed_fabric(num_ranks), machines=(facts,))
     count = len(fabric.devices) if num_ranks is None else num_ranks
-    findings = (*fabric.findings, *diagnose_host(facts, count))
+    gpus = count if fabric.devices[0].kind == "gpu" else 0
+    findings = (*fabric.findings, *diagnose_host(facts, gpus))
     return first_devices(replace(fabric, findings=findings), count)
 
 
@@ -65,7 +66,7 @@ def first_devices(fabric: Fabric, count: int) -> Fabric:
         fabric,
         devices=fabric.devices[:count],
         links=links,
-        islands=find_islands(count, links) or ((0,),),
+        islands=find_islands(count, links),
         curves=tuple(c for c in fabric.curves if max(c.devices) < count),
         findings=tuple(f for f in fabric.findings if max(f.devices, default=0) < count),
     )

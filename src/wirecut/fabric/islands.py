@@ -34,6 +34,8 @@ def find_islands(num_devices: int, links: Sequence[Link]) -> tuple[tuple[int, ..
     when the nearest device outside is farther than its own wires by more than what is in doubt. The
     whole, held together by the slowest wires, is one only when nothing inside it is.
     """
+    if num_devices == 1:
+        return ((0,),)
     best = _best_links(num_devices, links)
     merges = _merges(best)
     doubts = _doubts(merges, best)

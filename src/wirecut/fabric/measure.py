@@ -35,7 +35,7 @@ from wirecut.fabric.timing import time_job
 from wirecut.fabric.traffic import read_nic_counters, wrong_nic
 from wirecut.fabric.transports import Everyone, Transports, scratch_bytes
 from wirecut.machine.host import RankProcess
-from wirecut.machine.nic import address_facing
+from wirecut.machine.nic import address_towards
 from wirecut.machine.pipes import Pipes
 from wirecut.machine.shm import Arena
 from wirecut.machine.sockets import Line, Watch, WireCut, join, meet
@@ -102,7 +102,7 @@ class _Probing:
             f"rank {rank} (host {task.device.host})" for rank, task in enumerate(self.tasks)
         ]
         firsts = [ranks[0] for ranks in hosts_of(self.tasks).values()]
-        address = address_facing(process.master[0]) if process.master else "127.0.0.1"
+        address = address_towards(process.master[0]) if process.master else "127.0.0.1"
         self.line = Line(self.store, self.names, self.rank)
         first_of = [task.first for task in self.tasks]
         self.watch = Watch(self.line, first_of, address=address)

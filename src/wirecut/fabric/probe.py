@@ -8,12 +8,13 @@ Imports no torch; the ranks do. Needs the extra `engine`.
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 
 import msgspec
 
-from wirecut.errors import FabricError, MissingExtra
+from wirecut.errors import FabricError, MissingExtra, RankFailed
 from wirecut.fabric.assemble import assemble
 from wirecut.fabric.discover import cores_for, discover, host_devices, usable_cores
 from wirecut.fabric.fabric import Device, Fabric
@@ -86,10 +87,8 @@ def _measure(
 
 def _let_end(next_message: Callable[[], object]) -> None:
     """Hosts that others reach through this one's store end before it does."""
-    try:
+    with suppress(ChannelClosed, RankFailed):  # what they measured is here already
         next_message()
-    except ChannelClosed:
-        return
 
 
 def _local_tasks(
@@ -100,10 +99,13 @@ def _local_tasks(
         return _tasks_of(discover(num_ranks), 0), []
     each = num_ranks or 1
     places = [host for host in hosts for _ in range(each)]
-    tasks = [
-        ProbeTask(replace(device, host=host.name), each, device.id // each * each)
-        for device, host in zip(host_devices(len(places)), places, strict=True)
-    ]
+    tasks: list[ProbeTask] = []
+    for device, host in zip(host_devices(len(places)), places, strict=True):
+        first = device.id // each * each
+        cpus = (
+            host.cores[(device.id - first) % len(host.cores) :][:1] if host.cores else device.cpus
+        )
+        tasks.append(ProbeTask(replace(device, host=host.name, cpus=cpus), each, first))
     return tasks, places
 
 

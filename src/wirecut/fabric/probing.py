@@ -11,7 +11,7 @@ from itertools import combinations
 import msgspec
 
 from wirecut.fabric.fabric import Device, Finding, Link, Op
-from wirecut.fabric.host import HostFacts
+from wirecut.fabric.host import HostFacts, Nic
 from wirecut.fabric.physics import pair_wire
 from wirecut.fabric.wires import is_network
 from wirecut.machine.ranks import stores_are_ordered
@@ -129,15 +129,16 @@ def pair_jobs(tasks: Sequence[ProbeTask]) -> tuple[tuple[Job, ...], tuple[str, .
     notes: list[str] = []
     classes: dict[tuple[object, ...], list[tuple[int, int]]] = {}
     known = known_links(tasks)
+    num_hosts = len(hosts_of(tasks))
     for a, b in combinations(range(len(devices)), 2):
-        for wire in wires_between(devices[a], devices[b], known.get((a, b)), len(hosts_of(tasks))):
+        for wire in wires_between(devices[a], devices[b], known.get((a, b)), num_hosts):
             link = known.get((a, b))
             path = link.path if link else ""
             same = devices[a].host == devices[b].host
             classes.setdefault((wire, same, path), []).append((a, b))
     for (wire, same, path), pairs in classes.items():
         loopback = wire == "tcp" and same is True and len(classes) > 1
-        most = LOOPBACK_PAIRS if loopback else max(PER_CLASS, 2 * len(hosts_of(tasks)))
+        most = LOOPBACK_PAIRS if loopback else max(PER_CLASS, 2 * num_hosts)
         if loopback or len(devices) > ALL_PAIRS:
             chosen = _spread(sorted(pairs, key=lambda pair: (pair[1] - pair[0], pair)), most)
         else:
@@ -239,25 +240,37 @@ def known_links(tasks: Sequence[ProbeTask]) -> dict[tuple[int, int], Link]:
 
 
 def _network(a: int, b: int, here: HostFacts | None, there: HostFacts | None) -> Link:
-    """A link of the fastest kind of card that both have up; Ethernet where nothing is known."""
+    """A link of the fastest kind of card that both hosts have up, which all devices of the first
+    share; Ethernet where nothing is known.
+    """
     for nic_kind, kind in (("infiniband", "ib"), ("roce", "roce")):
-        speeds = [
-            max((n.bytes_per_s or 0 for n in host.nics if n.kind == nic_kind and n.up), default=0)
-            for host in (here, there)
-            if host is not None
-        ]
-        if len(speeds) == 2 and min(speeds) > 0:
-            return Link(a, b, kind, *pair_wire(kind, min(speeds)), "assumed")
-    return Link(a, b, "ethernet", *pair_wire("ethernet", ASSUMED_NETWORK), "assumed")
+        mine, theirs = _fastest(here, nic_kind), _fastest(there, nic_kind)
+        if here and mine and theirs:
+            speed = min(mine.bytes_per_s or 0.0, theirs.bytes_per_s or 0.0)
+            shares = f"nic of {here.host}, {mine.name}"
+            return Link(a, b, kind, *pair_wire(kind, speed), "assumed", shares=shares)
+    shares = f"nic of {here.host}" if here else ""
+    ethernet = pair_wire("ethernet", ASSUMED_NETWORK)
+    return Link(a, b, "ethernet", *ethernet, "assumed", shares=shares)
+
+
+def _fastest(host: HostFacts | None, kind: str) -> Nic | None:
+    """The fastest card of a kind that is up and whose speed is known."""
+    cards = [n for n in host.nics if n.kind == kind and n.up and n.bytes_per_s] if host else []
+    return max(cards, key=lambda nic: nic.bytes_per_s or 0.0, default=None)
 
 
 def _blocks(place: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Consecutive aligned blocks of 2, 4, 8, ... and the whole."""
+    """Consecutive aligned blocks of 2, 4, 8, ... and the whole; of few devices, the first block of
+    every other size, since TP may be 3, 5, 6 or 7.
+    """
     size = 2
     while size < len(place):
         for start in range(0, len(place) - size + 1, size):
             yield place[start : start + size]
         size *= 2
+    for size in range(3, len(place) if len(place) <= ALL_PAIRS else 0):
+        yield place[:size]
     if len(place) > 1:
         yield place
 

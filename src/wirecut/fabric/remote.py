@@ -9,22 +9,26 @@ installed on each, and found by a login shell there.
 """
 
 import random
+import re
 import shlex
 import socket
 import subprocess
+import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from wirecut.errors import RankFailed, UsageError
-from wirecut.machine.nic import address_facing
+from wirecut.machine.nic import address_towards
 from wirecut.version import __version__
 
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 FIRST_PORT, LAST_PORT = 20_000, 30_000
 CHECK_S, END_S = 30.0, 10.0
 MOST_HOSTS = 256
-PROBE = ("wirecut", "probe", "--out", "/dev/null")  # a host that is not the first writes nothing
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:@-]*")
+# ssh without a terminal does not end what it started: the remote side watches its standard input.
+WATCHED = "exec 3<&0; (cat <&3; kill $$) >/dev/null 2>&1 & exec env {} wirecut probe"
 
 
 @contextmanager
@@ -36,8 +40,8 @@ def started_on(hosts: Sequence[str], *, ranks: int) -> Generator[dict[str, str]]
     port = random.randrange(FIRST_PORT, LAST_PORT)
     started = [
         subprocess.Popen(
-            [*SSH, host, shlex.join(["env", *_variables(hosts, i, ranks, port), *PROBE])],
-            stdin=subprocess.DEVNULL,
+            [*SSH, "--", host, WATCHED.format(shlex.join(_variables(hosts, i, ranks, port)))],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -51,7 +55,11 @@ def started_on(hosts: Sequence[str], *, ranks: int) -> Generator[dict[str, str]]
         raise RankFailed(_with_their_words(error, hosts[1:], started)) from error
     finally:
         for process in started:
-            _end(process)
+            if process.stdin:
+                process.stdin.close()
+        end = time.monotonic() + END_S
+        for process in started:
+            _end(process, end)
 
 
 def _variables(hosts: Sequence[str], number: int, ranks: int, port: int) -> list[str]:
@@ -69,16 +77,21 @@ def _variables(hosts: Sequence[str], number: int, ranks: int, port: int) -> list
 
 def _check(hosts: Sequence[str]) -> None:
     """Every host is named once, the first is this one, and the others have this wirecut."""
-    plain = all(host and not host.startswith("-") and not set(host) & set(" '\"") for host in hosts)
+    plain = all(NAME.fullmatch(host) for host in hosts)
     if not plain or len(set(hosts)) < len(hosts) or not 2 <= len(hosts) <= MOST_HOSTS:
         raise UsageError(
             f"--hosts is {','.join(hosts)!r}, expected 2 to {MOST_HOSTS} different names: a,b"
         )
     try:
-        here = address_facing(hosts[0])
+        here = address_towards(hosts[0])
         theirs = {info[4][0] for info in socket.getaddrinfo(hosts[0], None)}
     except OSError as error:
         raise UsageError(f"--hosts: {hosts[0]} is not known here: {error.strerror}") from error
+    if any(str(address).startswith("127.") for address in theirs):
+        raise UsageError(
+            f"--hosts: {hosts[0]} is a loopback address here, which others do not reach: name this "
+            f"host by {here}"
+        )
     if here not in theirs:
         raise UsageError(
             f"--hosts: the first one, {hosts[0]}, is not this host (which reaches it from {here}): "
@@ -94,7 +107,7 @@ def _why_not(host: str) -> str | None:
     """Why `host` cannot be measured; None when it can."""
     try:
         done = subprocess.run(
-            [*SSH, host, "wirecut --version"],
+            [*SSH, "--", host, "wirecut --version"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -118,15 +131,16 @@ def _with_their_words(
     words = [str(error)]
     for host, process in zip(hosts, started, strict=True):
         if process.poll():
-            said = [line for line in _end(process).splitlines() if line.startswith("error:")]
+            said = [line for line in _end(process, 0.0).splitlines() if line.startswith("error:")]
             words += [f"{host}: {line.removeprefix('error:').strip()}" for line in said[-1:]]
     return "\n  ".join(words)
 
 
-def _end(process: "subprocess.Popen[str]") -> str:
-    """Let it end by itself for a while: its ranks end with ours. What it said on the way."""
+def _end(process: "subprocess.Popen[str]", deadline: float) -> str:
+    """Let it end by itself until the deadline. What it said on the way."""
+    process.stdin = None
     try:
-        return process.communicate(timeout=END_S)[1]
+        return process.communicate(timeout=max(0.1, deadline - time.monotonic()))[1]
     except subprocess.TimeoutExpired:
         process.kill()
         return process.communicate()[1]

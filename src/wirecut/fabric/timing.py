@@ -32,14 +32,20 @@ def time_job(job: Job, transports: Transports, *, budget_s: float) -> WirePoints
     has time for.
     """
     lane = transports.lane(job)
+    together = len(job.groups) > 1  # then every size begins in all groups at once, and none is left
     if lane is None:
+        for _ in job.sizes if together else ():
+            transports.barrier()
         return None
-    wrong = check(job, lane)
+    wrong = lane.total(check(job, lane))
     work = _work(lane) if job.op != "send_recv" else None
     points: list[tuple[int, float, float]] = []
     for size in job.sizes:
         once, scale = _call(job, lane, size)
         once()
+        lane.sync()
+        if together:
+            transports.barrier()
         begin = time.perf_counter()
         once()
         lane.sync()
@@ -49,7 +55,7 @@ def time_job(job: Job, transports: Transports, *, budget_s: float) -> WirePoints
             once, lane, rounds, between=work if size <= PACED_BYTES else None
         )
         points.append((size, median_s * scale, spread))
-        if first_s > budget_s / 4 and len(points) >= 2:
+        if first_s > budget_s / 4 and len(points) >= 2 and not together:
             break
     if lane.place != 0:
         return None

@@ -119,7 +119,7 @@ def topology_to_fabric(
             for i, (spec, box) in enumerate(zip(specs, topology.devices, strict=True))
         ),
         links=links,
-        islands=find_islands(len(specs), links) or ((0,),),
+        islands=find_islands(len(specs), links),
         made=Made(
             when,
             f"{topology.tool}, rates from the datasheet; `wirecut probe` there measures",

@@ -86,6 +86,12 @@ class Lane:
             self.pair.receive(said)
         return float(said)
 
+    def total(self, value: int) -> int:
+        """The sum of what all of the group say."""
+        if self.group is None:
+            return value  # of a pair the first has seen both ways
+        return int(self.group.all_reduce(torch.tensor([float(value)], dtype=torch.float64)))
+
     def there_and_back(self, x: torch.Tensor) -> None:
         """The first of a pair sends `x` and receives it again."""
         assert self.pair is not None
@@ -128,7 +134,7 @@ class Everyone:
             crowded=process.crowded,
             name="probe",
             members=neighbours,
-            deadline_s=patience_s,
+            deadline_s=2 * patience_s,  # the first of them names the wire before
         )
         self._watch: Watch | None = None
         self._patience_s, self._count = patience_s, 0
@@ -183,6 +189,7 @@ class Transports:
         timeout_s: float,
     ) -> None:
         self._process, self._everyone, self._device = process, everyone, device
+        self.barrier = everyone.barrier
         self._timeout_s = timeout_s
         # NCCL's own deadline ends the process: `Lane.sync` sees a hang first, and names it.
         self._group_timeout_s = timeout_s if device.type == "cpu" else 12 * timeout_s

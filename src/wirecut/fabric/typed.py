@@ -59,7 +59,7 @@ def typed_fabric(text: str) -> Fabric:
     typed = _parse(text)
     devices = _devices(typed.shape)
     links = links_in_nodes(typed.shape) + links_between_nodes(typed.shape, typed.network)
-    islands = find_islands(len(devices), links) or (tuple(range(len(devices))),)
+    islands = find_islands(len(devices), links)
     made = Made(now(), f"typed: {text.strip()}", __version__, typed.notes)
     return Fabric(devices, links, islands, made)
 

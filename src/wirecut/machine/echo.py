@@ -97,13 +97,19 @@ def _round(connection: socket.socket, size: int, deadline: float) -> float:
     begin, got = time.monotonic(), 0
     sender = threading.Thread(target=_send_all, args=(connection, bytes(size)), daemon=True)
     sender.start()
-    while got < size:
-        connection.settimeout(max(0.001, deadline - time.monotonic()))
-        part = connection.recv(1 << 20)
-        if not part:
-            raise ConnectionError("closed")
-        got += len(part)
-    sender.join()
+    try:
+        while got < size:
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
+            part = connection.recv(1 << 20)
+            if not part:
+                raise ConnectionError("closed")
+            got += len(part)
+    except OSError:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)  # ends the sender too
+        raise
+    finally:
+        sender.join()
     return time.monotonic() - begin
 
 

@@ -3,20 +3,37 @@
 interface_of(address_facing("10.0.0.1"))    # "eth0"
 """
 
+import contextlib
 import fcntl
 import socket
 import struct
 from ipaddress import IPv4Interface
 
+FAR_AWAY = "192.0.2.1"  # TEST-NET-1 (RFC 5737): nobody's, so the way to it is the default route
 SIOCGIFADDR, SIOCGIFNETMASK = 0x8915, 0x891B  # netdevice(7): an interface's IPv4 address, mask
 
 
+def address_towards(master: str) -> str:
+    """This host's address as others on the way to `master` see it. Raises OSError.
+
+    A host's own name is often loopback to itself (127.0.1.1 in /etc/hosts): then it is that of the
+    card with the default route, or of the first.
+    """
+    facing = address_facing(master)
+    if not facing.startswith("127."):
+        return facing
+    with contextlib.suppress(OSError):
+        return address_facing(FAR_AWAY)
+    return next((str(card.ip) for card in cards().values()), facing)
+
+
 def address_facing(host: str) -> str:
-    """This host's own address on the way to `host`. Raises OSError for a name that is not known.
+    """This host's own IPv4 address on the way to `host`. Raises OSError for a name that has none.
 
     Connecting a datagram socket sends nothing: it only asks the routing table.
     """
-    family, kind, protocol, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    found = socket.getaddrinfo(host, 9, socket.AF_INET, socket.SOCK_DGRAM)
+    family, kind, protocol, _, address = found[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.connect(address)
         return str(probe.getsockname()[0])

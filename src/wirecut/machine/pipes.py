@@ -27,6 +27,7 @@ from wirecut.machine.sockets import Line
 
 TOKEN_BYTES, HELLO_BYTES = 16, 64
 LENGTH_BYTES = 8
+FOREVER_S = 20 * 86400.0  # a socket without any limit would also wait to send
 
 
 class Pipes:
@@ -52,7 +53,7 @@ class Pipes:
         except OSError as error:
             raise RankFailed(f"no connection to {self._line.names[peer]}: {error}") from error
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.settimeout(deadline_s)
+        connection.settimeout(FOREVER_S if deadline_s is None else deadline_s)
         return Pipe(connection, f"{what} with {self._line.names[peer]}")
 
     def _dial(self, peer: int, hello: bytes) -> socket.socket:
@@ -84,6 +85,7 @@ class Pipe:
 
     def __init__(self, connection: socket.socket, name: str) -> None:
         self._connection, self._name = connection, name
+        assert connection.gettimeout(), "a pipe's socket has a deadline"
         self._left: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
         self._pending = 0
         self._lock = threading.Lock()
@@ -110,6 +112,10 @@ class Pipe:
         size = int.from_bytes(length.numpy().tobytes(), "little")
         return self.receive(torch.empty(size, dtype=torch.uint8)).numpy().tobytes()
 
+    def close(self) -> None:
+        """Send and receive no more."""
+        self._connection.close()
+
     def _send(self, data: memoryview) -> None:
         """As much as the kernel takes now, the rest by a thread: two ranks that each send before
         they receive would otherwise wait for each other.
@@ -126,10 +132,12 @@ class Pipe:
                 self._sender.start()
 
     def _offer(self, data: memoryview) -> memoryview:
-        """Send without waiting; what is left."""
+        """Send without waiting; what is left. A socket with a deadline is non-blocking below, where
+        its own `send` would wait.
+        """
         with contextlib.suppress(BlockingIOError):
             while data:
-                data = data[self._connection.send(data, socket.MSG_DONTWAIT) :]
+                data = data[os.write(self._connection.fileno(), data) :]
         return data
 
     def _send_left(self) -> None:

@@ -201,25 +201,29 @@ def start_ranks(
         apart = len(set(places)) > 1
         meet = (places[0].address, random.randrange(20_000, 30_000)) if apart else None
         world = World(0, len(payloads), len(payloads), meet)
-    cores = [core for each in cpus for core in each]
+    crowded = len({core for each in cpus for core in each}) < len(cpus)
     started: list[HostProcess] = []
     channels: dict[int, Channel] = {}
-    for place in dict.fromkeys(places):
-        here = [i for i, each in enumerate(places) if each == place]
-        ends = [Channel.pair() for _ in here]
-        config = HostConfig(
-            module=module,
-            ranks=[world.first + i for i in here],
-            num_ranks=world.size,
-            master=world.master,
-            crowded=len(cores) > len(set(cores)),
-            cpus=[list(cpus[i]) for i in here],
-            fds=[end.fileno() for _, end in ends],
-            payloads=[payloads[i] for i in here],
-        )
-        started.append(_start_host(place, config, [end for _, end in ends]))
-        for i, (mine, _) in zip(here, ends, strict=True):
-            channels[world.first + i] = Channel(mine, accepts | Failed)
+    try:
+        for place in dict.fromkeys(places):
+            here = [i for i, each in enumerate(places) if each == place]
+            ends = [Channel.pair() for _ in here]
+            config = HostConfig(
+                module=module,
+                ranks=[world.first + i for i in here],
+                num_ranks=world.size,
+                master=world.master,
+                crowded=crowded,
+                cpus=[list(cpus[i]) for i in here],
+                fds=[end.fileno() for _, end in ends],
+                payloads=[payloads[i] for i in here],
+            )
+            started.append(_start_host(place, config, [end for _, end in ends]))
+            for i, (mine, _) in zip(here, ends, strict=True):
+                channels[world.first + i] = Channel(mine, accepts | Failed)
+    except BaseException:
+        Ranks(started, channels).stop()
+        raise
     return Ranks(started, channels)
 
 

@@ -9,6 +9,7 @@ NCCL between GPUs.
 
 import contextlib
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from wirecut.errors import RankFailed
 from wirecut.machine.echo import Address, Echo, silent
-from wirecut.machine.nic import address_facing, interface_of
+from wirecut.machine.nic import address_towards, interface_of
 from wirecut.machine.shm import DEADLINE_S, wait_until
 from wirecut.machine.world import MEET_S
 
@@ -40,9 +41,16 @@ def meet(*, rank: int, num_ranks: int, port_box: memoryview, master: Address | N
     _speak_through("lo")
     timeout = timedelta(seconds=DEADLINE_S)
     if rank == 0:
-        store = dist.TCPStore(
-            "127.0.0.1", 0, num_ranks, is_master=True, timeout=timeout, wait_for_workers=False
-        )
+        with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+            store = dist.TCPStore(
+                "127.0.0.1",
+                listener.getsockname()[1],
+                num_ranks,
+                is_master=True,
+                timeout=timeout,
+                wait_for_workers=False,
+                master_listen_fd=os.dup(listener.fileno()),  # else it listens on every interface
+            )
         port_box[0] = store.port
         return store
     wait_until(port_box, 1, crowded=True, deadline_s=DEADLINE_S, who="rank 0 (its store)")
@@ -54,7 +62,7 @@ def _meet_at(master: Address, rank: int, num_ranks: int) -> dist.Store:
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = master[0], str(master[1])
     timeout = timedelta(seconds=MEET_S)
     try:
-        if interface := interface_of(address_facing(master[0])):
+        if interface := interface_of(address_towards(master[0])):
             _speak_through(interface)
         store, _, _ = next(rendezvous("env://", rank, num_ranks, timeout=timeout))
     except (OSError, RuntimeError) as error:
@@ -92,6 +100,14 @@ class WireCut(RankFailed):
             f"nothing comes through {'; '.join(broken)}. Look at the cable, the switch and the "
             "firewall between them, and at which interface GLOO_SOCKET_IFNAME names"
         )
+
+
+class StoreGone(RankFailed):
+    """The store that the ranks meet at does not answer any more."""
+
+    def __init__(self, error: Exception) -> None:
+        said = str(error).partition("\n")[0]
+        super().__init__(f"rank 0's store is gone: did its host end? ({said})")
 
 
 class Line:
@@ -135,14 +151,16 @@ class Line:
         try:
             self._store.wait([f"{what}/{rank}" for rank in ranks], timedelta(seconds=timeout_s))
             return True
-        except RuntimeError:
-            pass
-        reason = None
-        with contextlib.suppress(RuntimeError):  # the store too may be out of reach
-            if self._store.check(["failed"]):
-                reason = self._store.get("failed").decode()
+        except dist.DistStoreError:
+            pass  # not yet
+        except RuntimeError as error:
+            raise StoreGone(error) from error
+        try:
+            reason = self._store.get("failed") if self._store.check(["failed"]) else None
+        except RuntimeError as error:
+            raise StoreGone(error) from error
         if reason is not None:
-            raise RankFailed(reason)
+            raise RankFailed(reason.decode())
         return False
 
 
@@ -189,7 +207,7 @@ class Watch:
         firsts = list(self._addresses)
         self.line.tell(what, b"")
         end, next_look = time.monotonic() + patience_s, time.monotonic() + LOOK_S
-        while not self.line.told_within(what, firsts, 1.0):
+        while not self._came(what, firsts):
             now = time.monotonic()
             if now > end:
                 raise RankFailed(f"not every host came to {what} within {patience_s:.0f} s")
@@ -197,6 +215,15 @@ class Watch:
                 next_look = now + LOOK_S
                 if broken := self.broken(firsts):
                     raise WireCut(broken)
+
+    def _came(self, what: str, firsts: Sequence[int]) -> bool:
+        """Whether all have told it. A store out of reach is told by its wire, when that is cut."""
+        try:
+            return self.line.told_within(what, firsts, 1.0)
+        except StoreGone:
+            if broken := self.broken(firsts):
+                raise WireCut(broken) from None
+            raise
 
 
 def _address(text: bytes) -> Address:

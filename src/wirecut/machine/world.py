@@ -18,12 +18,14 @@ MEET_S = 60.0  # hosts do not start in the same second, and torch takes a while 
 @dataclass(frozen=True, slots=True)
 class RankHost:
     """A host that this process can start ranks on. `prefix` goes before the command that starts its
-    host process (`nsenter ...` for a network namespace); `address` is where other hosts reach it.
+    host process (`nsenter ...` for a network namespace); `address` is where other hosts reach it;
+    `cores` are those of this machine that its ranks may use, empty for any.
     """
 
     name: str
     prefix: tuple[str, ...] = ()
     address: str = "127.0.0.1"
+    cores: tuple[int, ...] = ()
 
 
 class World(msgspec.Struct, frozen=True):
@@ -51,8 +53,11 @@ class Launched:
 
     @property
     def world(self) -> World:
-        """The job, with the ranks that the first process of this host starts."""
-        return World(self.rank - self.local_rank, self.local_size, self.size, self.master)
+        """The job, with the ranks that the first process of this host starts. Where that is all
+        of them, they meet in memory, and need no address.
+        """
+        first, everyone = self.rank - self.local_rank, self.local_size == self.size
+        return World(first, self.local_size, self.size, None if everyone else self.master)
 
 
 def launched(environ: Mapping[str, str]) -> Launched | None:
@@ -64,17 +69,18 @@ def launched(environ: Mapping[str, str]) -> Launched | None:
     if "RANK" not in environ or "WORLD_SIZE" not in environ:
         return None
     rank, size = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
-    local_rank, local_size = (
-        _number(environ, "LOCAL_RANK", 0),
-        _number(environ, "LOCAL_WORLD_SIZE", 1),
-    )
+    alone = None if size > 1 else 0  # of several, which share a host has to be said
+    local_rank = _number(environ, "LOCAL_RANK", alone)
+    local_size = _number(environ, "LOCAL_WORLD_SIZE", None if size > 1 else 1)
     if not (local_rank < local_size <= size and local_rank <= rank < size):
         raise UsageError(
             f"the launcher's variables contradict one another: RANK {rank} of WORLD_SIZE {size}, "
             f"LOCAL_RANK {local_rank} of LOCAL_WORLD_SIZE {local_size}"
         )
+    if local_size == size:
+        return Launched(rank, size, local_rank, local_size, ("", 0))
     address = environ.get("MASTER_ADDR", "")
-    if size > 1 and not address:
+    if not address:
         raise UsageError(f"RANK and WORLD_SIZE {size} are set but MASTER_ADDR is not: use torchrun")
     return Launched(rank, size, local_rank, local_size, (address, _number(environ, "MASTER_PORT")))
 
@@ -82,5 +88,7 @@ def launched(environ: Mapping[str, str]) -> Launched | None:
 def _number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
     text = environ.get(name, "" if default is None else str(default))
     if not text.isdecimal() or int(text) > 10**6:
-        raise UsageError(f"the launcher's variable {name} is {text!r}, expected a whole number")
+        raise UsageError(
+            f"the launcher's variable {name} is {text!r}, expected a whole number: torchrun sets it"
+        )
     return int(text)
