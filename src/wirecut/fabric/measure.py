@@ -44,6 +44,7 @@ from wirecut.machine.world import MEET_S
 HANG_S = 5.0  # a collective that takes longer hangs: no job's messages are that slow
 PATIENCE_S = 60.0  # what ranks that wait for others' jobs allow: those give up first
 REPORT_S = 60.0
+ALONE_HOSTS = 8  # hosts that take turns to compute alone; about a second each
 
 _decode_task = msgspec.msgpack.Decoder(ProbeTask).decode
 _decode_points = msgspec.msgpack.Decoder(tuple[WirePoints, ...]).decode
@@ -181,7 +182,14 @@ class _Probing:
         if not self.task.arithmetic:
             return
         barrier = self.everyone.barrier
-        bench = Bench(self.device, barrier, crowded=self.process.crowded)
+        firsts = [ranks[0] for ranks in hosts_of(self.tasks).values()][:ALONE_HOSTS]
+        bench = Bench(
+            self.device,
+            barrier,
+            crowded=self.process.crowded,
+            turn=firsts.index(self.rank) if self.rank in firsts else None,
+            turns=len(firsts) if self.process.num_ranks > 1 else 0,
+        )
         jobs = list(arithmetic_jobs(bench, self.found))
         self.of = self.done + len(jobs)
         for what, job in jobs:
