@@ -24,7 +24,16 @@ from wirecut.spec.model import ModelSpec
 from wirecut.spec.traffic import Traffic
 
 BARE = EngineProfile(
-    "bare", 0, 0, 0, 0, request_ops=0, min_chunk_tokens=10**9, block_tokens=1, message_bytes=0
+    name="bare",
+    ops_per_layer=0,
+    ops_per_sequence_layer=0,
+    step_ops=0,
+    stage_ops=0,
+    ops_per_sequence=0,
+    request_ops=0,
+    min_chunk_tokens=10**9,
+    block_tokens=1,
+    message_bytes=0,
 )
 US = 1e-6
 

@@ -79,7 +79,7 @@ def test_stages_count_the_head():
         spec,
         fabric(2),
         dtype="bf16",
-        engine=replace(WIRECUT, step_ops=0),
+        engine=replace(WIRECUT, step_ops=0, stage_ops=0),
     )
     assert cut_for(pricing, Layout(pp=2), context=1.0).stages == ((0, 6), (6, 9))
 

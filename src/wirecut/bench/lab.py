@@ -10,10 +10,11 @@ Imports no torch: the ranks do.
 import random
 import re
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from wirecut.api import pricing_of
 from wirecut.bench.lab_facts import Cell, Lab, Spread, Tried
@@ -24,7 +25,7 @@ from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate
 from wirecut.engine.engine import Answer, Engine, Prompt
 from wirecut.errors import UsageError
-from wirecut.fabric.fabric import Fabric
+from wirecut.fabric.fabric import AttentionPoint, Device, Fabric, MatrixPoint
 from wirecut.fabric.probe import probe
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Limits
@@ -33,11 +34,13 @@ from wirecut.planner.plan import outcome_of
 
 RANKS = 2
 LAYOUTS = (Layout(tp=RANKS), Layout(pp=RANKS), Layout(dp=RANKS))
-INPUT_TOKENS, OUTPUT_TOKENS, ROUNDS = 32, 40, 3
+INPUT_TOKENS, OUTPUT_TOKENS = 32, 40
+PASSES, ROUNDS = 2, 2  # through all wires, and after each start of the engine
 WARM_UP_TOKENS = 4
 MOST_USERS = 64
 UNITS = {"m": 1e6, "g": 1e9}
 PROBE_TICKS, RUN_TICKS = 40, 20  # of the progress bar
+Timed = TypeVar("Timed", MatrixPoint, AttentionPoint)
 Progress = Callable[[int, int, str], None]
 
 
@@ -85,41 +88,102 @@ def experiment(
     folder: Path,
     progress: Progress = lambda done, of, what: None,
 ) -> Lab:
-    """Probe each wire, predict TP, PP and DP over it, and run them. Raises WirecutError."""
-    of = len(wires) * (PROBE_TICKS + len(LAYOUTS) * RUN_TICKS)
-    own: list[Fabric] = []  # this host as probed: shared memory and loopback at once
-    tried: list[Tried] = []
-    cells: list[Cell] = []
-    left_out: list[str] = []
+    """Probe each wire, predict TP, PP and DP over it, and run them. Raises WirecutError.
+
+    What the devices compute is the median over all probes, and every wire is run in each of PASSES,
+    so that a machine that is slower for a minute is so for everyone.
+    """
+    of = len(wires) * (PROBE_TICKS + PASSES * len(LAYOUTS) * RUN_TICKS)
+    fabrics: dict[str, Fabric] = {}
     for number, wire in enumerate(wires):
-        begin = number * (of // len(wires))
+        begin = number * PROBE_TICKS
 
         def probing(done: int, steps: int, what: str, wire=wire, begin=begin) -> None:
             progress(begin + PROBE_TICKS * done // max(1, steps), of, f"{wire.name}: {what}")
 
-        with _hosts_of(wire) as hosts:
-            if hosts:
-                fabric = _probed(probe(hosts=hosts, progress=probing))
-            else:
-                own = own or [_probed(probe(RANKS, progress=probing))]
-                fabric = own[0] if wire.name == "shm" else own[0].only("tcp")
-            link = fabric.link(0, 1)
-            tried.append(
-                Tried(wire.name, link.kind, wire.bits_per_s, 8 * link.bytes_per_s, link.latency_s)
-            )
-            for i, layout in enumerate(LAYOUTS):
-                done = begin + PROBE_TICKS + i * RUN_TICKS
-                progress(done, of, f"{wire.name}: {layout}")
-                outcome = _try(wire, layout, users, folder, fabric, hosts)
-                if isinstance(outcome, str):
-                    left_out.append(f"{layout} over {wire.name}: {outcome}")
-                else:
-                    cells += outcome
+        fabrics[wire.name] = _probe(wire, fabrics, probing)
+    fabrics = _with_median_rates(fabrics)
+    trials = [
+        Trial(wire, _pricing(folder, fabrics[wire.name], users), layout, users)
+        for wire in wires
+        for layout in LAYOUTS
+    ]
+    done = len(wires) * PROBE_TICKS
+    for _ in range(PASSES):
+        for wire in wires:
+            with _hosts_of(wire) as hosts:
+                for trial in (each for each in trials if each.wire == wire):
+                    progress(done, of, f"{wire.name}: {trial.layout}")
+                    trial.run(folder, hosts)
+                    done += RUN_TICKS
+    cells = [cell for trial in trials for cell in trial.cells()]
+    left_out = [f"{t.layout} over {t.wire.name}: {t.reason}" for t in trials if t.reason]
     if not cells:
         raise UsageError(f"none of the layouts can run: {'; '.join(left_out)}")
+    tried = [_tried(wire, fabrics[wire.name]) for wire in wires]
     tried = [each for each in tried if any(cell.wire == each.name for cell in cells)]
     tried.sort(key=lambda each: -each.bits_per_s)
     return Lab(folder.name, tuple(tried), tuple(cells), tuple(left_out))
+
+
+def _probe(wire: LabWire, known: dict[str, Fabric], progress: Progress) -> Fabric:
+    """The wire as probed. This host's own wires are probed together, once."""
+    own = next((known[name] for name in ("shm", "loopback") if name in known), None)
+    if wire.bits_per_s is None and own is not None:
+        return own
+    with _hosts_of(wire) as hosts:
+        return _probed(
+            probe(hosts=hosts, progress=progress) if hosts else probe(RANKS, progress=progress)
+        )
+
+
+def _tried(wire: LabWire, fabric: Fabric) -> Tried:
+    link = _over(wire, fabric).link(0, 1)
+    return Tried(wire.name, link.kind, wire.bits_per_s, 8 * link.bytes_per_s, link.latency_s)
+
+
+def _over(wire: LabWire, fabric: Fabric) -> Fabric:
+    """The fabric with this wire alone."""
+    return fabric.only("shm" if wire.name == "shm" else "tcp")
+
+
+def _with_median_rates(fabrics: dict[str, Fabric]) -> dict[str, Fabric]:
+    """The same fabrics, each device with the median of what all of them measured of it."""
+    distinct = list({id(fabric): fabric for fabric in fabrics.values()}.values())
+    devices = [_median_device([fabric.devices[i] for fabric in distinct]) for i in range(RANKS)]
+    return {
+        name: replace(
+            fabric,
+            devices=tuple(
+                replace(rates, host=own.host, cpus=own.cpus, memory_bytes=own.memory_bytes)
+                for rates, own in zip(devices, fabric.devices, strict=True)
+            ),
+        )
+        for name, fabric in fabrics.items()
+    }
+
+
+def _median_device(probed: Sequence[Device]) -> Device:
+    """Of one device, probed several times with the same points, the median of each number."""
+
+    def middle(values: Iterable[float]) -> float:
+        return statistics.median(values)
+
+    def points(of: Callable[[Device], Sequence[Timed]]) -> tuple[Timed, ...]:
+        together = zip(*(of(device) for device in probed), strict=True)
+        return tuple(replace(same[0], seconds=middle(p.seconds for p in same)) for same in together)
+
+    first = probed[0]
+    return replace(
+        first,
+        bytes_per_s=middle(d.bytes_per_s for d in probed),
+        flops_per_s={t: middle(d.flops_per_s[t] for d in probed) for t in first.flops_per_s},
+        launch_s=middle(d.launch_s for d in probed),
+        launch_alone_s=middle(d.launch_alone_s or d.launch_s for d in probed),
+        points=points(lambda d: d.points),
+        alone=points(lambda d: d.alone),
+        attention=points(lambda d: d.attention),
+    )
 
 
 def _probed(fabric: Fabric | None) -> Fabric:
@@ -140,40 +204,72 @@ def _hosts_of(wire: LabWire) -> Iterator[tuple[RankHost, ...]]:
         yield bed.hosts
 
 
-def _try(
-    wire: LabWire,
-    layout: Layout,
-    users: Sequence[int],
-    folder: Path,
-    fabric: Fabric,
-    hosts: Sequence[RankHost],
-) -> list[Cell] | str:
-    """A cell for each number of users; or why this layout cannot run."""
+def _pricing(folder: Path, fabric: Fabric, users: Sequence[int]) -> Pricing:
+    """With KV room for all users."""
     pricing = pricing_of(folder, fabric)
     room = pricing.engine.in_blocks(INPUT_TOKENS + OUTPUT_TOKENS)
-    limits = Limits(kv_tokens=max(users) * room)
-    pricing = pricing_of(folder, fabric, limits=limits)
-    loads = [prompts(pricing.spec.vocab, count) for count in users]
-    guesses: list[Estimate] = []
-    for load in loads:
-        outcome = outcome_of(pricing, layout, traffic_of(load))
-        if not isinstance(outcome, Candidate):
-            return outcome.reason
-        guesses.append(price(outcome, traffic_of(load)))
-    rounds = run_rounds(folder, pricing, guesses[0], loads, limits=limits, hosts=hosts)
-    return [
-        Cell(
-            wire=wire.name,
-            layout=str(layout),
-            users=count,
-            predicted_tpot_s=guess.tpot_s,
-            predicted_tokens_per_s=guess.output_tokens_per_s,
-            predicted_interval=guess.interval["output_tokens_per_s"],
-            tpot_s=Spread.of([_tpot_s(answers) for answers in passed]),
-            tokens_per_s=Spread.of([_tokens_per_s(answers) for answers in passed]),
-        )
-        for count, guess, passed in zip(users, guesses, rounds, strict=True)
-    ]
+    return pricing_of(folder, fabric, limits=Limits(kv_tokens=max(users) * room))
+
+
+class Trial:
+    """One layout over one wire: what is predicted for each number of users, and what runs show.
+
+    `reason` says why it cannot run, if it cannot.
+    """
+
+    def __init__(
+        self, wire: LabWire, pricing: Pricing, layout: Layout, users: Sequence[int]
+    ) -> None:
+        self.wire, self.layout, self.reason = wire, layout, ""
+        self._pricing = pricing.over(_over(wire, pricing.fabric))
+        self._users = users
+        self._loads = [prompts(pricing.spec.vocab, count) for count in users]
+        self._guesses: list[Estimate] = []
+        self._rounds: list[list[list[Answer]]] = [[] for _ in users]
+        for load in self._loads:
+            outcome = outcome_of(self._pricing, layout, traffic_of(load))
+            if isinstance(outcome, Candidate):
+                self._guesses.append(price(outcome, traffic_of(load)))
+            else:
+                self.reason = outcome.reason
+
+    def run(self, folder: Path, hosts: Sequence[RankHost]) -> None:
+        """One start of the engine, ROUNDS through the loads in turn after a short one that warms up
+        and is not kept.
+        """
+        if self.reason:
+            return
+        pricing = self._pricing
+        with Engine(
+            folder,
+            self._guesses[0].cut,
+            pricing.fabric,
+            limits=pricing.limits,
+            dtype=pricing.dtype,
+            hosts=hosts,
+        ) as engine:
+            for load in self._loads:
+                engine.generate(prompts(pricing.spec.vocab, len(load), WARM_UP_TOKENS))
+            for _ in range(ROUNDS):
+                for load, kept in zip(self._loads, self._rounds, strict=True):
+                    kept.append(engine.generate(load))
+            engine.finish()
+
+    def cells(self) -> Iterator[Cell]:
+        """A cell for each number of users."""
+        if self.reason:
+            return
+        for count, guess, passed in zip(self._users, self._guesses, self._rounds, strict=True):
+            yield Cell(
+                wire=self.wire.name,
+                layout=str(self.layout),
+                users=count,
+                predicted_tpot_s=guess.tpot_s,
+                predicted_tokens_per_s=guess.output_tokens_per_s,
+                predicted_interval=guess.interval["output_tokens_per_s"],
+                tpot_s=Spread.of([_tpot_s(answers) for answers in passed]),
+                tokens_per_s=Spread.of([_tokens_per_s(answers) for answers in passed]),
+            )
 
 
 def prompts(vocab: int, count: int, output_tokens: int = OUTPUT_TOKENS) -> list[Prompt]:
@@ -183,31 +279,6 @@ def prompts(vocab: int, count: int, output_tokens: int = OUTPUT_TOKENS) -> list[
         Prompt(tuple(draw.randrange(vocab) for _ in range(INPUT_TOKENS)), output_tokens)
         for _ in range(count)
     ]
-
-
-def run_rounds(
-    folder: Path,
-    pricing: Pricing,
-    guess: Estimate,
-    loads: Sequence[Sequence[Prompt]],
-    *,
-    limits: Limits,
-    hosts: Sequence[RankHost],
-) -> list[list[list[Answer]]]:
-    """Answers by load and round, from one start of the engine: rounds go through the loads in turn,
-    after a short one that warms up and is not kept.
-    """
-    passed: list[list[list[Answer]]] = [[] for _ in loads]
-    with Engine(
-        folder, guess.cut, pricing.fabric, limits=limits, dtype=pricing.dtype, hosts=hosts
-    ) as engine:
-        for load in loads:
-            engine.generate(prompts(pricing.spec.vocab, len(load), WARM_UP_TOKENS))
-        for _ in range(ROUNDS):
-            for load, kept in zip(loads, passed, strict=True):
-                kept.append(engine.generate(load))
-        engine.finish()
-    return passed
 
 
 def _tpot_s(answers: Sequence[Answer]) -> float:

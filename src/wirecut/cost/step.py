@@ -51,7 +51,7 @@ def _compute(replica: Replica, index: int, batch: Batch) -> dict[str, float]:
     stage, engine, rate = replica.stages[index], replica.pricing.engine, replica.stages[index].rate
     launch_s, streamed = rate.launch_s(batch.busy), stage.layer_bytes + stage.head_bytes
     per_sequence = engine.ops_per_sequence_layer if stage.device.kind.startswith("cpu") else 0
-    step_ops = engine.step_ops if index == 0 else 0
+    step_ops = engine.step_ops if index == 0 else engine.stage_ops
     if index == len(replica.stages) - 1:
         step_ops += engine.ops_per_sequence * batch.logit_rows
     return {
@@ -124,14 +124,21 @@ def _wires(replica: Replica, index: int, batch: Batch) -> dict[str, tuple[int, P
     size, fabric = DTYPE_BYTES[pricing.dtype], pricing.fabric
     calls = 2 * stage.layers + (1 if index == 0 else 0)
     row_bytes = batch.rows * pricing.spec.hidden * size
-    at_once, library = replica.groups_at_once, pricing.engine.library
+    tp, library = len(stage.group), pricing.engine.library
+    at_once = max(1, batch.busy // tp) if batch.busy else replica.groups_at_once
     price = all_reduce_price(fabric, stage.group, row_bytes, at_once=at_once, library=library)
     found = {"all-reduce": (calls, price)}
     if index == len(replica.stages) - 1 and batch.logit_rows:
         logits = batch.logit_rows * padded_vocab(pricing.spec.vocab, len(stage.group)) * size
         found["logits gather"] = (
             1,
-            gather_price(fabric, stage.group, logits, at_once=at_once, library=library),
+            gather_price(
+                fabric,
+                stage.group,
+                logits,
+                at_once=min(at_once, replica.cut.layout.dp),  # only last stages gather
+                library=library,
+            ),
         )
     if index == 0:
         link = fabric.slowest_link(stage.group)

@@ -131,6 +131,6 @@ def balanced_stages(pricing: Pricing, layout: Layout, device: Device, *, context
     return cut_stages(
         [layer_seconds(layer) for layer in range(pricing.spec.num_layers)],
         layout.pp,
-        first_extra=engine.step_ops * device.launch_s,
+        first_extra=(engine.step_ops - engine.stage_ops) * device.launch_s,  # over a later stage's
         last_extra=seconds(sizes.head) + engine.ops_per_sequence * device.launch_s,
     )
