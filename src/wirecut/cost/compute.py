@@ -113,11 +113,18 @@ class MatrixRate:
         values = [interpolate(rows, ratios, log_rows) for _, rows, ratios in self._alone]
         return 1 - idle * (1 - math.exp(interpolate(sizes, values, log_working_set)))
 
-    def launch_s(self, busy: int = 0) -> float:
-        """Time to start one operation while `busy` devices work (0: all)."""
+    def launch_s(self, busy: int = 0, *, streamed: float = 0.0) -> float:
+        """Time to start one operation while `busy` devices work (0: all), after `streamed` bytes of
+        weights: cold when they are the largest working set measured, warm when they fit a cache.
+        """
         all_busy = self.device.launch_s
         alone = min(all_busy, self.device.launch_alone_s or all_busy)
-        return all_busy - self._idle(busy) * (all_busy - alone)
+        warm = all_busy - self._idle(busy) * (all_busy - alone)
+        sizes = [one.log_working_set for one in self.series][-2:]
+        if streamed <= 1 or len(sizes) < 2:
+            return warm
+        colder = max(0.0, self.device.launch_cold_s - all_busy)
+        return warm + colder * interpolate(sizes, (0.0, 1.0), math.log(streamed))
 
     @cached_property
     def flops_per_s(self) -> float:

@@ -17,7 +17,7 @@ class EngineProfile:
     ops_per_layer: int  # norms, projections, rotary, cache write, activation, additions
     ops_per_sequence_layer: int  # attention on CPU cores is one call per sequence, and its slicing
     step_ops: int  # schedule, step message, batch tensors: once per step, before the first stage
-    stage_ops: int  # the same on each later stage: decode the step, build its batch, begin cold
+    stage_ops: int  # the same on each later stage: decode the step, batch tensors, tokens back
     ops_per_sequence: int  # sampling and commit of one sequence: once per step, on the last stage
     request_ops: int  # a request's way to the engine, its first token's way back: once
     min_chunk_tokens: int  # a pipeline's stages share prompts out in chunks of at least so many
@@ -37,7 +37,7 @@ WIRECUT = EngineProfile(
     ops_per_layer=18,
     ops_per_sequence_layer=4,
     step_ops=40,
-    stage_ops=20,
+    stage_ops=40,
     ops_per_sequence=2,
     request_ops=60,
     min_chunk_tokens=64,

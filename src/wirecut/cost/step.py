@@ -51,6 +51,7 @@ def _compute(replica: Replica, index: int, batch: Batch) -> dict[str, float]:
     stage, engine, rate = replica.stages[index], replica.pricing.engine, replica.stages[index].rate
     launch_s, streamed = rate.launch_s(batch.busy), stage.layer_bytes + stage.head_bytes
     per_sequence = engine.ops_per_sequence_layer if stage.device.kind.startswith("cpu") else 0
+    between_s = rate.launch_s(batch.busy, streamed=streamed)
     step_ops = engine.step_ops if index == 0 else engine.stage_ops
     if index == len(replica.stages) - 1:
         step_ops += engine.ops_per_sequence * batch.logit_rows
@@ -72,7 +73,7 @@ def _compute(replica: Replica, index: int, batch: Batch) -> dict[str, float]:
         "launches": stage.layers
         * (engine.ops_per_layer + per_sequence * batch.sequences)
         * launch_s,
-        "step": step_ops * launch_s,
+        "step": step_ops * between_s,
     }
 
 
@@ -87,6 +88,8 @@ def _compute_pieces(
     itemsize = DTYPE_BYTES[replica.pricing.dtype]
     launch_s, layers = rate.launch_s(batch.busy), sum(stage.layers for stage in stages)
     launch = show_seconds(launch_s)
+    streamed = stages[0].layer_bytes + stages[0].head_bytes
+    between_s = rate.launch_s(batch.busy, streamed=streamed)
     layer_launches = _times(seconds["launches"] / layers, launch_s)
     because = {
         "weights": _streaming(layer_bytes, batch.rows, seconds["weights"], itemsize),
@@ -95,7 +98,8 @@ def _compute_pieces(
         f" / {show_rate(rate.kv_bytes_per_s)}",
         "attention": f"{flops / 1e6:.3g} MFLOP / {show_flops(rate.attention_flops_per_s)}",
         "launches": f"{layers} layers x {layer_launches} x {launch}",
-        "step": f"schedule, batch, sampling: {_times(seconds['step'], launch_s)} x {launch}",
+        "step": f"schedule, batch, sampling: {_times(seconds['step'], between_s)} x "
+        f"{show_seconds(between_s)}",
     }
     width = half_width(rate.source)
     return [Piece(name, s, because[name], rate.source, width) for name, s in seconds.items()]

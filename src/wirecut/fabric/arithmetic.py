@@ -18,6 +18,7 @@ from wirecut.machine.kernels import Operations, PackedLinear
 from wirecut.units import GIB, MIB
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COLD_BYTES, COLD_ROUNDS = 96 * MIB, 12
 POINT_S = 0.04  # what a repeated measurement may take
 CROWDED_POINT_S = 0.1  # many turns of some milliseconds that the kernel gives each rank
 KV_HEADS, SHARING, HEAD_DIM = 4, 2, 64  # of the attention that is timed: 8 query heads
@@ -56,6 +57,7 @@ class Found:
     launch_s: float = 0.0
     alone: list[tuple[str, int, int, float]] = field(default_factory=list)
     launch_alone_s: float = 0.0
+    launch_cold_s: float = 0.0
 
     def report(self) -> Arithmetic:
         return Arithmetic(
@@ -64,6 +66,7 @@ class Found:
             self.launch_s,
             tuple(self.alone),
             self.launch_alone_s,
+            self.launch_cold_s,
         )
 
 
@@ -194,6 +197,25 @@ def _launch(bench: Bench, found: Found) -> None:
         found.launch_alone_s = bench.seconds(layer) / operations.count
 
     bench.alone(again)
+    if bench.device.type == "cpu":
+        found.launch_cold_s = _cold_seconds(bench, layer) / operations.count
+
+
+def _cold_seconds(bench: Bench, once: Callable[[], object]) -> float:
+    """Seconds of a call right after weights have passed through the caches, as between two steps."""
+    row = bench.random(1, 1024, dtype=torch.bfloat16)
+    weights = [
+        PackedLinear(bench.random(2048, 1024, dtype=torch.bfloat16))
+        for _ in range(COLD_BYTES // (4 * MIB))
+    ]
+    times = []
+    for _ in range(COLD_ROUNDS):
+        for each in weights:
+            each(row)
+        begin = time.perf_counter()
+        once()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
 
 
 def _small_layer(device: torch.device) -> Callable[[], object]:

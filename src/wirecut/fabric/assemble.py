@@ -185,6 +185,7 @@ def with_rates(device: Device, measured: Arithmetic, *, first: Arithmetic | None
             for dtype in dict.fromkeys(p.dtype for p in points)
         },
         launch_s=measured.launch_s,
+        launch_cold_s=measured.launch_cold_s,
         source="measured",
         points=points,
         attention=tuple(AttentionPoint(*point) for point in measured.attention),

@@ -76,6 +76,8 @@ class Device:
     `alone` are products that one device of this host made while all others waited, and
     `launch_alone_s` its time to start an operation then: faster where devices share memory or
     caches. Empty and 0 where not measured, as of GPUs, whose memories are their own.
+    `launch_cold_s` is that time right after large weights have passed through the caches, 0 where
+    not measured.
     """
 
     id: int
@@ -94,6 +96,7 @@ class Device:
     numa: int | None = None
     alone: tuple[MatrixPoint, ...] = ()
     launch_alone_s: float = 0.0
+    launch_cold_s: float = 0.0
 
     def __post_init__(self) -> None:
         name = f"device {self.id}"
@@ -104,6 +107,7 @@ class Device:
         for field, seconds in (
             ("launch_s", self.launch_s),
             ("launch_alone_s", self.launch_alone_s),
+            ("launch_cold_s", self.launch_cold_s),
         ):
             if not 0 <= seconds < 1:
                 raise ValueError(f"{name}: {field} is {seconds}, expected 0 to 1 s")

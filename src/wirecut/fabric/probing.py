@@ -99,6 +99,7 @@ class Arithmetic(msgspec.Struct, frozen=True, tag="arithmetic"):
     launch_s: float
     alone: tuple[tuple[str, int, int, float], ...] = ()
     launch_alone_s: float = 0.0
+    launch_cold_s: float = 0.0
 
 
 class RankReport(msgspec.Struct, frozen=True):
