@@ -20,7 +20,7 @@ from wirecut.units import GIB, MIB
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 COLD_BYTES, COLD_ROUNDS = 96 * MIB, 12
 POINT_S = 0.04  # what a repeated measurement may take
-CROWDED_POINT_S = 0.1  # many turns of some milliseconds that the kernel gives each rank
+CROWDED_POINT_S = 0.08  # many turns of some milliseconds that the kernel gives each rank
 KV_HEADS, SHARING, HEAD_DIM = 4, 2, 64  # of the attention that is timed: 8 query heads
 ALONE_ROWS = (1, 8, 64)  # of products that are timed alone too
 ATTENTION = ((1, 256), (1, 1024), (128, 128), (512, 512))  # queries, keys
@@ -202,7 +202,7 @@ def _launch(bench: Bench, found: Found) -> None:
 
 
 def _cold_seconds(bench: Bench, once: Callable[[], object]) -> float:
-    """Seconds of a call right after weights have passed through the caches, as between two steps."""
+    """Seconds of a call right after weights have passed through the caches: between two steps."""
     row = bench.random(1, 1024, dtype=torch.bfloat16)
     weights = [
         PackedLinear(bench.random(2048, 1024, dtype=torch.bfloat16))
