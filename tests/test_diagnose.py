@@ -105,7 +105,7 @@ def test_a_healthy_host_has_nothing():
 @pytest.mark.parametrize(
     ("facts", "severity", "words"),
     [
-        (replace(HOST, shm_bytes=64 * MIB), "wrong", "64.0 MiB, expected 640 MiB: 8 ranks x 80.0"),
+        (replace(HOST, shm_bytes=64 * MIB), "wrong", "64.0 MiB, expected 640 MiB: 8 GPUs x 80.0"),
         (replace(HOST, cpu_limit=3.5), "slow", "3.5 cores' worth of time, expected 8 cores"),
         (replace(HOST, total_memory_bytes=128 * GIB), "note", "allows 64.0 GiB of 128 GiB"),
     ],

@@ -108,7 +108,7 @@ def test_a_wire_that_is_cut_is_named_by_its_pair(tmp_path: Path) -> None:
 def fake_ssh(bed: Bed, folder: Path) -> dict[str, str]:
     """An environment where `ssh ADDRESS COMMAND` enters the bed's host with that address."""
     cases = [f'{host.address}) exec {shlex.join(host.prefix)} sh -c "$1";;' for host in bed.hosts]
-    script = ["#!/bin/sh", "shift 4", "host=$1; shift", "case $host in", *cases, "esac", "exit 255"]
+    script = ["#!/bin/sh", "shift 5", "host=$1; shift", "case $host in", *cases, "esac", "exit 255"]
     folder.mkdir()
     (folder / "ssh").write_text("\n".join(script))
     (folder / "ssh").chmod(0o755)
