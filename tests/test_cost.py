@@ -145,6 +145,21 @@ def test_launches_are_counted_from_the_profile():
     assert terms_of(one, "prefill")["request"] == pytest.approx(9 * US)
 
 
+def test_a_later_stage_has_a_step_of_its_own_and_large_weights_leave_it_cold():
+    """Operations between steps: 7 on the first stage, 5 on the second, cold after 1 MB of weights
+    (two working sets were measured, of 1 kB and of 100 kB)."""
+    engine = replace(BARE, step_ops=7, stage_ops=5)
+    points = tuple(MatrixPoint("bf16", 1, size, size * 1e-9) for size in (1000, 100_000))
+    wires = fabric(2, launch_s=US, points=points)
+    cold = replace(wires, devices=tuple(replace(d, launch_cold_s=3 * US) for d in wires.devices))
+    traffic = Traffic(100, 10, concurrency=2)
+    for layout, ops in (("tp1", 7), ("pp2", 7 + 5)):
+        warm = terms_of(priced(layout, traffic, wires=wires, engine=engine), "decode")["step"]
+        after = terms_of(priced(layout, traffic, wires=cold, engine=engine), "decode")["step"]
+        assert after == pytest.approx(3 * warm)
+        assert warm == pytest.approx(ops * US, rel=0.5)
+
+
 def test_others_prefills_slow_every_token():
     # closed loop of 4: each answer of 10 tokens sees the 3 others prefilled once
     one = priced("tp1", Traffic(100, 10, concurrency=4))

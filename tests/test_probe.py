@@ -255,6 +255,8 @@ def test_probe_measures_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert rates == {(dtype, rows) for dtype in CPU.dtypes for rows in CPU.rows}
         assert len({p.weight_bytes for p in device.points}) == len(CPU.working_sets)
         assert tuple((p.queries, p.keys) for p in device.attention) == ATTENTION
+        assert {p.rows for p in device.alone} == {1, 8, 64}
+        assert device.launch_cold_s > device.launch_s > 0
     shm = fabric.only("shm").curve("all_reduce", (0, 1))
     tcp = fabric.only("tcp").curve("all_reduce", (0, 1))
     assert shm is not None

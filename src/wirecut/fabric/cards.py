@@ -13,13 +13,13 @@ from typing import Protocol
 
 import msgspec
 
+from wirecut.fabric.diagnose import SLOWER
 from wirecut.fabric.fabric import Finding
 from wirecut.machine.echo import Address, Echo, echo_rate
 from wirecut.machine.nic import cards
 from wirecut.machine.world import MEET_S
 from wirecut.units import show_rate
 
-FASTER = 0.15  # a card that is faster by more than this share is worth a word
 TRY_S = 2.0  # what one card gets
 MOST_HOSTS = 8  # hosts that try theirs: the first ones
 
@@ -82,7 +82,7 @@ def slower_card(host: str, used: str | None, rates: Mapping[str, float]) -> Find
     if used is None or used not in rates:
         return None
     best = max(rates, key=lambda name: rates[name])
-    if rates[best] <= (1 + FASTER) * rates[used]:
+    if rates[best] <= (1 + SLOWER) * rates[used]:
         return None
     return Finding(
         "wrong",

@@ -7,11 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 
+from wirecut.fabric.diagnose import SLOWER
 from wirecut.fabric.fabric import Device, Fabric, Finding, Link
 from wirecut.fabric.wires import words_for
 from wirecut.units import show_flops, show_rate
-
-SLOWER = 0.15  # below its like by more than this share: worth a word
 
 
 def diagnose_measured(fabric: Fabric) -> tuple[Finding, ...]:

@@ -15,7 +15,7 @@ from wirecut.fabric.host import HostFacts, show_gbits
 from wirecut.fabric.nvml import NvmlGpu, NvmlPair, NvmlSnapshot
 from wirecut.units import GIB, MIB, show_bytes, show_rate
 
-SLOWER = 0.15  # an NVLink below the GPU's others by more than this share
+SLOWER = 0.15  # below its like by more than this share: worth a word
 # NCCL's segment of one connection is 9.6 MB (its 4 MiB buffer and the low-latency ones); a ring on
 # 2 channels has 4 of them a rank, and as much again for trees. Assumed; NVIDIA advises 1 GiB.
 SHM_BYTES_PER_RANK = 80 * MIB

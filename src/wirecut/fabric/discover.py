@@ -20,6 +20,7 @@ from wirecut.fabric.fabric import Device, Fabric, Link, Made
 from wirecut.fabric.host import HostFacts, cpu_name, host_memory_bytes, read_host, usable_cores
 from wirecut.fabric.islands import find_islands
 from wirecut.fabric.nvml import read_nvml
+from wirecut.fabric.physics import ASSUMED_LAUNCH_S
 from wirecut.version import __version__
 
 __all__ = [
@@ -36,7 +37,6 @@ TOOL_TIMEOUT_S = 30
 # A server core of about 2023 with the machine's other cores busy; only used until `wirecut probe`.
 ASSUMED_BYTES_PER_S = 12e9
 ASSUMED_FLOPS_PER_S = {"bf16": 1.5e11, "fp32": 8e10, "fp16": 5e10}
-ASSUMED_LAUNCH_S = 3e-6
 ASSUMED_SHM = (5e-6, 5e9)  # seconds, bytes/s
 ASSUMED_TCP = (60e-6, 2e9)
 

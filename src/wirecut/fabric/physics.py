@@ -7,6 +7,7 @@ Seconds for n bytes = latency + n / bandwidth, as a library's send and receive s
 the GPU itself (a CUDA graph): no launch from the host in it.
 """
 
+ASSUMED_LAUNCH_S = 3e-6  # to start one small operation on a device that nobody has timed
 # Seconds of the smallest message by what a GPU's NVLinks carry together in one direction: NVLink 5
 # (two dies a GPU), NVLink 4, and what came before.
 NVLINK_LATENCY = ((800e9, 9e-6), (350e9, 6e-6), (0.0, 9e-6))

@@ -17,12 +17,11 @@ from wirecut.fabric.diagnose import mig_is_on
 from wirecut.fabric.fabric import Device, Fabric, Link, Made
 from wirecut.fabric.host import HostFacts, Nic
 from wirecut.fabric.islands import find_islands
-from wirecut.fabric.physics import pair_wire
+from wirecut.fabric.physics import ASSUMED_LAUNCH_S, pair_wire
 from wirecut.fabric.wires import WIRES
 from wirecut.version import __version__
 
 NVLINK_BYTES_PER_S = 25e9  # one link in one direction, NVLink 2 to 4; for devices given by hand
-ASSUMED_LAUNCH_S = 3e-6  # to start one small kernel
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from wirecut.fabric.catalogue import BY_HAND, DeviceSpec, find_device
 from wirecut.fabric.discover import now
 from wirecut.fabric.fabric import Device, Fabric, Made
 from wirecut.fabric.islands import find_islands
+from wirecut.fabric.physics import ASSUMED_LAUNCH_S
 from wirecut.fabric.typed_links import (
     INTRA_WORDS,
     Network,
@@ -34,7 +35,6 @@ MOST_GBITS = 10_000
 MOST_RAILS = 64
 MOST_CHARACTERS = 200
 ASSUMED_NETWORK = Network("ethernet", 100.0, 1)
-ASSUMED_LAUNCH_S = 3e-6
 
 _COUNT = re.compile(r"\s*(\d+)\s*[xX]\s*", re.ASCII)
 _NETWORKS = (
