@@ -8,7 +8,7 @@ from wirecut.fabric.transports import Lane
 
 
 class Wire:
-    """Three ranks' collectives as the one at `place` sees them; `broken` elements come out wrong."""
+    """Collectives of three ranks as the one at `place` sees them; `broken` elements are wrong."""
 
     size = 3
 
