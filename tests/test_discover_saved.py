@@ -154,3 +154,11 @@ def test_this_machine_with_amds_tool(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert {device.name for device in discover().devices} == {"MI210"}
     text.write_text("no GPU here")
     assert discover(1).devices[0].kind == "cpu-core"
+
+
+def test_a_device_with_fewer_links_than_the_text_shows_is_refused() -> None:
+    """Six links to each of three others are 18: an H100's, no A100's 12, and no switch's."""
+    text = (Path(__file__).parent / "captures" / "nvidia-h100-4gpu-mesh.txt").read_text()
+    assert {link.kind for link in read_saved(text, "H100-SXM").links} == {"nvlink"}
+    with pytest.raises(FabricError, match=r"18 NVLinks \(6 \+ 6 \+ 6\), A100-SXM-80GB has 12"):
+        read_saved(text, "A100-SXM")

@@ -88,7 +88,7 @@ def _wires(wires: Sequence[Tried]) -> Grid:
             words_for(wire.kind),
             "" if wire.shaped_bits_per_s is None else show_bits(wire.shaped_bits_per_s),
             show_bits(wire.bits_per_s),
-            show_seconds(wire.latency_s),
+            show_seconds(wire.latency_s) if wire.latency_s else "none seen",
         )
         for wire in wires
     ]

@@ -18,13 +18,16 @@ ENDINGS = ("png", "svg", "pdf")
 STYLES = {"tp": ("#0072B2", "o"), "pp": ("#D55E00", "s"), "dp": ("#009E73", "^")}
 OTHER = ("#666666", "D")
 PANEL = (6.2, 4.6)  # inches
+LEAST_WIDTH = 10.0  # inches: room for the title and the legend
 DODGE = 0.07  # dots of layouts that are equally fast stand side by side
 
 
 def draw(lab: Lab, path: Path) -> None:
     """Write the picture; its format is the path's ending. Raises OSError."""
     width, height = PANEL
-    figure = Figure(figsize=(width * len(lab.users), height), layout="constrained", dpi=140)
+    figure = Figure(
+        figsize=(max(LEAST_WIDTH, width * len(lab.users)), height), layout="constrained", dpi=140
+    )
     panels = figure.subplots(1, len(lab.users), squeeze=False)[0]
     for axes, users in zip(panels, lab.users, strict=True):
         _panel(axes, lab, users)

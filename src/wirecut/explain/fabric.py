@@ -100,7 +100,7 @@ def _wires(nest: Nest, classes: Sequence[WireClass]) -> list[Block]:
     rows = [
         (
             *((one.symbol,) if several else ()),
-            " ".join(filter(None, (wire_name(one.kind), one.path))),
+            " ".join(dict.fromkeys(filter(None, (wire_name(one.kind), one.path)))),
             *((str(len(one.links)),) if several else ()),
             show_seconds(one.latency_s),
             show_rate(one.bytes_per_s),

@@ -34,6 +34,8 @@ def find_fabric(name: str | PathLike[str] | None, device: str | None = None) -> 
     from wirecut.fabric.typed import looks_typed, typed_fabric
 
     path, text = Path(name), str(name)
+    if not text.strip():
+        raise FabricError("the fabric is empty: give a file, or a typed one such as 8xL40S")
     if text == "-":
         return read_saved(sys.stdin.read(MAX_CHARS), device)
     with suppress(OSError):  # a text too long to be a file's name
@@ -41,7 +43,8 @@ def find_fabric(name: str | PathLike[str] | None, device: str | None = None) -> 
             return _read_fabric(path, device)
         if path.exists():
             raise FabricError(
-                f"fabric {path} is a folder, expected the file that `wirecut probe` writes"
+                f"fabric {path} is {'a folder' if path.is_dir() else 'no plain file'}, expected "
+                "the file that `wirecut probe` writes"
             )
     if looks_typed(text):
         _no_device(device, text)

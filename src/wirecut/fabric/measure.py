@@ -208,7 +208,7 @@ class _Probing:
         if self.rank == 0:
             tasks = tuple(self.tasks)
             self.process.channel.send(Measured(tasks, tuple(reports), self.notes))
-        if self.process.master:  # the store may be in rank 0's process: it ends last
+        if self.process.num_ranks > 1:  # the store may be in rank 0's process: it ends last
             self.line.tell("end", b"1")
             if self.rank == 0:
                 self.line.hear_all("end", REPORT_S)

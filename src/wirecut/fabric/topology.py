@@ -23,6 +23,8 @@ from wirecut.version import __version__
 
 NVLINK_BYTES_PER_S = 25e9  # one link in one direction, NVLink 2 to 4; for devices given by hand
 
+SWITCHED_SHARE = 0.75  # of a device's NVLinks that every pair shows through a switch, some down
+
 
 @dataclass(frozen=True, slots=True)
 class PciePath:
@@ -108,6 +110,7 @@ def topology_to_fabric(
     fewer links than the topology shows.
     """
     specs = _specs(topology, device)
+    _check_links(topology, specs)
     facts = host or _host_of(topology)
     links = tuple(_link(topology, pair, specs) for pair in topology.pairs)
     mig = {i: box.name for i, box in enumerate(topology.devices) if box.mig}
@@ -210,6 +213,21 @@ def _link(topology: Topology, pair: Pair, specs: Sequence[DeviceSpec]) -> Link:
         kind = "nvswitch"
     latency_s, bytes_per_s = pair_wire(kind, each * count)
     return Link(pair.a, pair.b, kind, latency_s * pair.hops, bytes_per_s, "datasheet", 0, pair.path)
+
+
+def _check_links(topology: Topology, specs: Sequence[DeviceSpec]) -> None:
+    """Raise FabricError when devices show more NVLinks than they have, and no switch explains it:
+    through a switch each pair shows all of them, or all but a few that are down.
+    """
+    for i, spec in enumerate(specs):
+        counts = [p.num_links for p in topology.pairs if p.wire == "nvlink" and i in (p.a, p.b)]
+        switched = max(counts, default=0) >= SWITCHED_SHARE * spec.num_links
+        if counts and sum(counts) > spec.num_links and not switched:
+            raise FabricError(
+                f"GPU{topology.devices[i].index or i} shows {sum(counts)} NVLinks "
+                f"({' + '.join(map(str, counts))}), {spec.name} has {spec.num_links}: is --device "
+                "right?"
+            )
 
 
 def _links_per_peer(topology: Topology, pair: Pair, spec: DeviceSpec) -> int:

@@ -49,6 +49,7 @@ class RankProcess:
 def main(fd: int) -> int:
     """Serve one `HostConfig`. Returns the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what fails is told, without a stack
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts
     control = Channel(socket_from(fd), HostConfig)
     try:
