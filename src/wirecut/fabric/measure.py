@@ -38,7 +38,7 @@ from wirecut.machine.host import RankProcess
 from wirecut.machine.nic import address_towards
 from wirecut.machine.pipes import Pipes
 from wirecut.machine.shm import Arena
-from wirecut.machine.sockets import Line, Watch, WireCut, join, meet
+from wirecut.machine.sockets import ANSWER_S, Line, Watch, WireCut, join, meet
 from wirecut.machine.world import MEET_S
 
 HANG_S = 5.0  # a collective that takes longer hangs: no job's messages are that slow
@@ -174,6 +174,8 @@ class _Probing:
             looked = isinstance(error, WireCut) or job.wire == "shm"
             broken = [] if looked else self.watch.broken(others)
             reason = f"{job.words}: {WireCut(broken) if broken else error}"
+            if not broken:  # whoever sits at the cut wire is still asking, and will say so
+                reason = self.line.others_reason(2 * ANSWER_S) or reason
             self.line.fail(reason)
             raise RankFailed(reason) from error
 

@@ -8,6 +8,7 @@ NCCL between GPUs.
 """
 
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -27,6 +28,7 @@ from wirecut.machine.world import MEET_S
 
 SENDS_IN_FLIGHT = 16  # kept alive until done, then the oldest is waited for
 ANSWER_S = 3.0  # what a peer gets to send back a few packets
+ENDED = (os.strerror(errno.ECONNREFUSED), os.strerror(errno.ECONNRESET))
 LOOK_S = 4.0  # waited for others so long, a rank looks whether the wires are to blame
 
 
@@ -146,6 +148,14 @@ class Line:
         with contextlib.suppress(RuntimeError):
             self._store.set("failed", reason)
 
+    def others_reason(self, wait_s: float) -> str | None:
+        """Why another rank has given up, if one says so in time."""
+        try:
+            self._store.wait(["failed"], timedelta(seconds=wait_s))
+            return self._store.get("failed").decode()
+        except RuntimeError:
+            return None
+
     def told_within(self, what: str, ranks: Sequence[int], timeout_s: float) -> bool:
         """Whether all of `ranks` tell this in time. Raises RankFailed when one has failed."""
         try:
@@ -198,6 +208,7 @@ class Watch:
         return [
             f"between {names[mine]} and {names[asked[first]]}: {reason}"
             for first, reason in silent(wanted, wait_s=ANSWER_S).items()
+            if reason not in ENDED  # the wire carried that: its rank is gone
         ]
 
     def wait_for_hosts(self, what: str, *, patience_s: float) -> None:
