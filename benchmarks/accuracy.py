@@ -18,8 +18,9 @@ from wirecut.api import pricing_of
 from wirecut.bench.run import run_cut, traffic_of
 from wirecut.cost.terms import Rejected
 from wirecut.engine.engine import Prompt
-from wirecut.fabric.discover import cpu_name, now
+from wirecut.fabric.discover import now
 from wirecut.fabric.fabric import load_fabric
+from wirecut.fabric.host import cpu_name
 from wirecut.layout.layout import Layout, parse_layout
 from wirecut.layout.plan import Limits
 from wirecut.planner.plan import outcome_of

@@ -1,5 +1,5 @@
 """A fabric in words: who is there, which devices are near which, what groups of them take to sum,
-and what each computes. Computes nothing.
+and what each computes. Beyond ratios of what the fabric holds, it computes nothing.
 
     show(page(load_fabric(Path("fabric.json"))))
 """

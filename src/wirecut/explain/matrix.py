@@ -1,7 +1,8 @@
 """Which devices are near which: classes of wires, the matrix of pairs, and islands in words.
 
-    classes = wire_classes(fabric)
-    matrix(fabric, classes)        # lines of text, islands parted by rules
+    nest = Nest(fabric)
+    classes = wire_classes(fabric, nest)
+    matrix(fabric, nest, classes)  # lines of text, islands parted by rules
 
 Sorts and counts what the fabric holds; every number is a link's own, or the median of links.
 """

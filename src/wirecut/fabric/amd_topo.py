@@ -182,7 +182,6 @@ class _JsonLink(msgspec.Struct):
 class _JsonGpu(msgspec.Struct):
     gpu: int
     links: list[_JsonLink]
-    bdf: str = ""
 
 
 def _read_json(text: str) -> _Tables:

@@ -23,15 +23,6 @@ from wirecut.fabric.nvml import read_nvml
 from wirecut.fabric.physics import ASSUMED_LAUNCH_S
 from wirecut.version import __version__
 
-__all__ = [
-    "assumed_fabric",
-    "cpu_name",
-    "discover",
-    "host_devices",
-    "host_memory_bytes",
-    "now",
-    "usable_cores",
-]
 TOOL_TIMEOUT_S = 30
 
 # A server core of about 2023 with the machine's other cores busy; only used until `wirecut probe`.

@@ -95,16 +95,14 @@ class _Probing:
         """Find the others, see that bytes come through to each host, and make the transports."""
         process, backend = self.process, "gloo"
         world = {"rank": self.rank, "num_ranks": process.num_ranks}
-        self.store = meet(**world, port_box=self.everyone.port, master=process.master)
+        store = meet(**world, port_box=self.everyone.port, master=process.master)
         names = [f"rank {rank}" for rank in range(process.num_ranks)]
-        told = Line(self.store, names, self.rank).all_tell("task", process.payload, MEET_S)
+        told = Line(store, names, self.rank).all_tell("task", process.payload, MEET_S)
         self.tasks = distinct_hosts([_decode_task(each) for each in told])
-        self.names = [
-            f"rank {rank} (host {task.device.host})" for rank, task in enumerate(self.tasks)
-        ]
+        names = [f"rank {rank} (host {task.device.host})" for rank, task in enumerate(self.tasks)]
         firsts = [ranks[0] for ranks in hosts_of(self.tasks).values()]
         address = address_towards(process.master[0]) if process.master else "127.0.0.1"
-        self.line = Line(self.store, self.names, self.rank)
+        self.line = Line(store, names, self.rank)
         first_of = [task.first for task in self.tasks]
         self.watch = Watch(self.line, first_of, address=address)
         self.watch.check()
@@ -113,7 +111,7 @@ class _Probing:
             self.findings = try_cards(self.line, firsts, host=self.task.device.host, used=used)
         if self.device.type == "cuda":
             backend = "cpu:gloo,cuda:nccl"
-        join(self.store, **world, backend=backend, timeout_s=PATIENCE_S)
+        join(store, **world, backend=backend, timeout_s=PATIENCE_S)
         if process.master:
             self.everyone.connect(self.watch)
         pipes = Pipes(self.line, address=address)

@@ -16,8 +16,9 @@ import msgspec
 
 from wirecut.errors import FabricError, MissingExtra, RankFailed
 from wirecut.fabric.assemble import assemble
-from wirecut.fabric.discover import cores_for, discover, host_devices, usable_cores
+from wirecut.fabric.discover import cores_for, discover, host_devices
 from wirecut.fabric.fabric import Device, Fabric
+from wirecut.fabric.host import usable_cores
 from wirecut.fabric.probing import WIRES_S, Measured, ProbeTask, Progress, Said
 from wirecut.machine.channel import ChannelClosed
 from wirecut.machine.ranks import start_ranks
