@@ -16,6 +16,11 @@ from wirecut.layout.plan import Cut
 from wirecut.layout.stages import Stages
 
 Phase = Literal["prefill", "decode"]
+# What a term is spent on: arithmetic, reading memory, wires by axis, stages that wait, the runtime's
+# own work, and other requests.
+Kind = Literal[
+    "compute", "memory", "all-reduce", "all-to-all", "hand-off", "bubble", "overhead", "wait"
+]
 
 # Relative half-width of a prediction, by where its numbers come from: judgement, until predictions
 # have been compared with runs. Measured: kernels of other shapes than those that were measured;
@@ -41,7 +46,7 @@ class Term:
 
     `because` is the formula with its numbers. `wire_bytes` is the payload that one replica puts on
     wires of `axis` in this time, each group counted once. `spread` is the relative half-width of
-    `seconds`.
+    `seconds`. `kind` is what the time is spent on.
     """
 
     name: str
@@ -50,14 +55,18 @@ class Term:
     because: str
     source: Source
     wire_bytes: int = 0
-    axis: Literal["tp", "pp"] | None = None
+    axis: Literal["tp", "pp", "ep"] | None = None
     spread: float = 0.0
+    kind: Kind = "overhead"
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Bytes of the rank with the least room. `kv_bytes` is what the running requests fill,
     `kv_tokens` the room.
+
+    `buffer_bytes` are communication buffers, CUDA graphs and the runtime's own. `rank` is which
+    rank it is, `wasted_bytes` what the others could still hold together when it is full.
     """
 
     weights_bytes: int
@@ -65,6 +74,9 @@ class Memory:
     activation_bytes: int
     capacity_bytes: int
     kv_tokens: int
+    buffer_bytes: int = 0
+    rank: int = 0
+    wasted_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
