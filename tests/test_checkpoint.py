@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wirecut.errors import ModelError
+from wirecut.spec.attention import Attention
 from wirecut.spec.checkpoint import check_checkpoint, read_checkpoint
-from wirecut.spec.model import Attention, Layer, Mlp, ModelSpec
+from wirecut.spec.feedforward import Mlp
+from wirecut.spec.model import Layer, ModelSpec
 
 SIZES = {"F32": 4, "BF16": 2, "F16": 2, "I8": 1, "F64": 8}
 SPEC = ModelSpec(

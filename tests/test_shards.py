@@ -39,7 +39,7 @@ CASES = [
 @pytest.mark.parametrize(("spec", "tp"), CASES)
 def test_slices_tile_every_tensor(spec, tp):
     for tensor in spec.tensors:
-        slices = [tensor_slice(spec, tensor, tp=tp, tp_rank=rank) for rank in range(tp)]
+        slices = [tensor_slice(tensor, tp=tp, tp_rank=rank) for rank in range(tp)]
         if tensor.part == "norm" or tp == 1:
             assert slices == [WHOLE] * tp
             continue
@@ -49,14 +49,14 @@ def test_slices_tile_every_tensor(spec, tp):
         for cut in slices:
             for i in range(cut.start, cut.stop):
                 held[i] += 1
-        kv = spec.layers[0].attention.kv_heads
+        kv = spec.layers[0].mixer.kv_heads
         copies = max(1, tp // kv) if tensor.part in ("k", "v") else 1
         assert set(held) == {copies}, tensor.name
 
 
 @pytest.mark.parametrize(("spec", "tp"), CASES)
 def test_a_rank_holds_the_key_value_heads_of_its_query_heads(spec, tp):
-    attention = spec.layers[0].attention
+    attention = spec.layers[0].mixer
     group = attention.heads // attention.kv_heads
     for rank in range(tp):
         needed = {head // group for head in range(*query_heads(attention.heads, tp, rank))}
@@ -68,7 +68,7 @@ def test_slices_by_hand():
     tensors = {tensor.name.removeprefix("model.layers.0."): tensor for tensor in spec.tensors}
 
     def cut(name: str, tp: int, rank: int) -> Slice:
-        return tensor_slice(spec, tensors[name], tp=tp, tp_rank=rank)
+        return tensor_slice(tensors[name], tp=tp, tp_rank=rank)
 
     assert cut("self_attn.q_proj.weight", 4, 1) == Slice(0, 64, 128)  # 2 of 8 heads of 32
     assert cut("self_attn.k_proj.weight", 4, 1) == Slice(0, 32, 64)  # 1 of 4 heads
@@ -86,7 +86,7 @@ def test_the_vocabulary_is_padded_to_equal_shares():
     assert [padded_vocab(4093, tp) for tp in (1, 2, 4)] == [4093, 4094, 4096]
     spec = spec_of(vocab_size=9)
     embed = spec.tensors[0]
-    cuts = [tensor_slice(spec, embed, tp=4, tp_rank=rank) for rank in range(4)]
+    cuts = [tensor_slice(embed, tp=4, tp_rank=rank) for rank in range(4)]
     assert [(cut.start, cut.stop) for cut in cuts] == [(0, 3), (3, 6), (6, 9), (9, 9)]
 
 
@@ -127,7 +127,7 @@ def test_elements_are_those_of_the_slices(spec, tp, pp):
     for stage in range(pp):
         for rank in range(tp):
             by_shape = sum(
-                math.prod(tensor_slice(spec, t, tp=tp, tp_rank=rank).shape_of(t))
+                math.prod(tensor_slice(t, tp=tp, tp_rank=rank).shape_of(t))
                 for t in stage_tensors(spec, stages, stage)
             )
             assert shard_elements(spec, stages, stage=stage, tp=tp, tp_rank=rank) == by_shape

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from specs import DEMO, LLAMA_8B, spec_of
 from wirecut.errors import ModelError, UsageError
+from wirecut.spec.attention import Attention
+from wirecut.spec.feedforward import Mlp
 from wirecut.spec.hf import from_config, read_config
-from wirecut.spec.model import Attention, Layer, Mlp
+from wirecut.spec.model import Layer
 from wirecut.spec.traffic import Traffic
 
 
@@ -55,7 +57,7 @@ def test_tensors_have_checkpoint_names_and_shapes():
     ],
 )
 def test_what_is_not_given_follows_from_the_rest(changes, attention):
-    assert spec_of(**changes).layers[0].attention == attention
+    assert spec_of(**changes).layers[0].mixer == attention
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ GIB = 2**30
 MIB = 2**20
 KIB = 2**10
 
-DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}  # of what is computed with
 
 
 def _scaled(value: float, steps: list[tuple[float, str]]) -> str:

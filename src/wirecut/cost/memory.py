@@ -12,8 +12,11 @@ from itertools import accumulate
 from wirecut.cost.terms import Memory
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut, Limits
-from wirecut.layout.shards import kv_heads, padded_vocab, query_heads, tensor_slice
-from wirecut.spec.model import Layer, ModelSpec, Tensor
+from wirecut.layout.shards import head_share, held_units, padded_vocab, tensor_slice
+from wirecut.spec.attention import Attention
+from wirecut.spec.feedforward import Mlp
+from wirecut.spec.model import Layer, ModelSpec
+from wirecut.spec.tensor import Tensor
 from wirecut.units import DTYPE_BYTES, GIB, MIB
 
 # The rest is the runtime's own: code, libraries, message buffers, allocator slack. vLLM and SGLang
@@ -48,7 +51,7 @@ class RankSizes:
 
         def held(tensors: Sequence[Tensor]) -> int:
             return sum(
-                tensor_slice(spec, tensor, tp=tp, tp_rank=tp_rank).elements_of(tensor)
+                tensor_slice(tensor, tp=tp, tp_rank=tp_rank).elements_of(tensor)
                 for tensor in tensors
             )
 
@@ -87,10 +90,11 @@ def _heads(layer: Layer, tp: int, tp_rank: int) -> tuple[int, int]:
     """Key and value elements a token leaves in this layer, and query heads x head_dim, on one
     rank.
     """
-    attention = layer.attention
-    first_kv, last_kv = kv_heads(attention.kv_heads, tp, tp_rank)
-    first, last = query_heads(attention.heads, tp, tp_rank)
-    return 2 * (last_kv - first_kv) * attention.head_dim, (last - first) * attention.head_dim
+    mixer = layer.mixer
+    if mixer is None:
+        return 0, 0
+    width = mixer.pair_flops(decode=True) * head_share(layer, tp, tp_rank) / 4
+    return held_units(mixer.kv, tp, tp_rank), round(width)
 
 
 def activation_bytes(spec: ModelSpec, layout: Layout, *, limits: Limits, dtype: str) -> int:
@@ -100,8 +104,10 @@ def activation_bytes(spec: ModelSpec, layout: Layout, *, limits: Limits, dtype: 
     vocabulary x 4 bytes.
     """
     tp = layout.tp
-    layer = max(spec.layers, key=lambda one: one.mlp.intermediate)
-    attention = layer.attention
+    layer = max(spec.kinds, key=lambda one: one.mlp.intermediate if one.mlp else 0)
+    assert isinstance(layer.mixer, Attention)
+    assert isinstance(layer.mlp, Mlp)
+    attention = layer.mixer
     heads = -(-attention.heads // tp) + 2 * -(-attention.kv_heads // tp)
     wide = WIDE_BUFFERS * -(-layer.mlp.intermediate // tp)
     row = HIDDEN_BUFFERS * spec.hidden + heads * attention.head_dim + wide

@@ -25,8 +25,10 @@ from wirecut.layout.shards import (
     tensor_slice,
 )
 from wirecut.machine.kernels import PackedLinear
+from wirecut.spec.attention import Attention
 from wirecut.spec.checkpoint import read_checkpoint
-from wirecut.spec.model import ModelSpec, Tensor
+from wirecut.spec.model import ModelSpec
+from wirecut.spec.tensor import Tensor
 
 
 class SliceReader:
@@ -75,7 +77,7 @@ class SliceReader:
             # Kept open until the stage is loaded: opening parses the header again.
             self._files[facts.file] = safe_open(facts.file, framework="pt", device="cpu")
         stored = self._files[facts.file].get_slice(tensor.name)
-        cut = tensor_slice(self.spec, tensor, tp=self.tp, tp_rank=self.tp_rank)
+        cut = tensor_slice(tensor, tp=self.tp, tp_rank=self.tp_rank)
         if cut.dim is None:
             part = stored[:]
         elif cut.dim == 0:
@@ -98,8 +100,9 @@ def load_stage(
 ) -> LlamaStage:
     """Build one rank's stage; `progress` is called after each layer."""
     spec, first_layer, last_layer = reader.spec, *cut.stages[stage]
-    attention = spec.layers[0].attention
-    q_first, q_last = query_heads(attention.heads, reader.tp, reader.tp_rank)
+    attention = spec.layers[0].mixer
+    assert isinstance(attention, Attention)
+    q_first, q_last = query_heads(attention.heads, reader.tp, reader.tp_rank, attention.kv_heads)
     kv_first, kv_last = kv_heads(attention.kv_heads, reader.tp, reader.tp_rank)
     layers: list[LlamaLayer] = []
     for index in range(first_layer, last_layer):

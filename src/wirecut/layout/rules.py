@@ -1,36 +1,108 @@
-"""Which layouts a model and a number of devices allow, and else why not, with numbers."""
+"""Which layouts a model and a number of devices allow, and else why not, with numbers.
+
+why_not(spec, parse_layout("tp3"), 8, EngineRules(uneven_tp=True))      # None, or a reason
+"""
+
+from dataclasses import dataclass
 
 from wirecut.layout.layout import Layout
-from wirecut.spec.model import ModelSpec
+from wirecut.layout.shards import expert_tp
+from wirecut.spec.feedforward import Mlp, Moe
+from wirecut.spec.model import AnyMixer, Layer, ModelSpec
 
 
-def allowed_tp(spec: ModelSpec) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class EngineRules:
+    """What a runtime can cut. `uneven_tp`: key-value heads need not divide by TP. `experts`: "none"
+    (no EP), "all" (EP is all of dp x tp, or 1), "any" (any divisor).
+    """
+
+    uneven_tp: bool = False
+    experts: str = "any"
+
+
+ANY_ENGINE = EngineRules()
+
+
+def allowed_tp(spec: ModelSpec, rules: EngineRules = ANY_ENGINE) -> list[int]:
     """The TP sizes that this model's heads allow, smallest first."""
-    most = min(layer.attention.heads for layer in spec.layers)
-    return [tp for tp in range(1, most + 1) if _heads_allow(spec, tp)]
+    most = min((layer.mixer.heads for layer in spec.kinds if layer.mixer), default=1)
+    return [tp for tp in range(1, most + 1) if _fault(spec, tp, rules) is None]
 
 
-def _heads_allow(spec: ModelSpec, tp: int) -> bool:
-    for layer in spec.layers:
-        heads, kv = layer.attention.heads, layer.attention.kv_heads
-        if heads % tp or (kv % tp if tp <= kv else tp % kv) or layer.mlp.intermediate < tp:
-            return False
-    return True
+def _fault(spec: ModelSpec, tp: int, rules: EngineRules) -> Layer | None:
+    """The first layer that `tp` ranks cannot share."""
+    for layer in spec.kinds:
+        if layer.mixer and not _heads_allow(layer.mixer, tp, rules):
+            return layer
+        if _dense_width(layer) < tp:
+            return layer
+    return None
 
 
-def why_not(spec: ModelSpec, layout: Layout, num_devices: int) -> str | None:
+def _heads_allow(mixer: AnyMixer, tp: int, rules: EngineRules) -> bool:
+    heads, groups = mixer.heads, mixer.groups or mixer.heads
+    if tp > groups:
+        return tp % groups == 0 and heads % tp == 0
+    return rules.uneven_tp or groups % tp == 0
+
+
+def _dense_width(layer: Layer) -> int:
+    """Columns that TP cuts in a layer's feed-forward, experts apart."""
+    match layer.mlp:
+        case Mlp(intermediate=wide):
+            return wide
+        case Moe(shared=wide) if wide:
+            return wide
+        case _:
+            return 10**9
+
+
+def why_not(
+    spec: ModelSpec, layout: Layout, num_devices: int, rules: EngineRules = ANY_ENGINE
+) -> str | None:
     """Why `layout` cannot be built, or None when it can. Memory is not judged here."""
     if layout.world_size > num_devices:
         return f"{layout} needs {layout.world_size} devices, the fabric has {num_devices}"
-    if not _heads_allow(spec, layout.tp):
-        attention = spec.layers[0].attention
-        sizes = ", ".join(map(str, allowed_tp(spec)))
-        return (
-            f"tp {layout.tp} does not divide {attention.heads} query and {attention.kv_heads} "
-            f"key-value heads evenly; sizes that work: {sizes}"
-        )
+    fault = _fault(spec, layout.tp, rules)
+    if fault:
+        sizes = ", ".join(map(str, allowed_tp(spec, rules)))
+        return f"tp {layout.tp} {_what_it_cuts(fault, layout.tp, rules)}; sizes that work: {sizes}"
     if layout.pp > spec.num_layers:
         return f"pp {layout.pp} is more stages than the model's {spec.num_layers} layers"
+    return _why_not_experts(spec, layout, rules)
+
+
+def _what_it_cuts(layer: Layer, tp: int, rules: EngineRules) -> str:
+    if layer.mixer is None or _heads_allow(layer.mixer, tp, rules):
+        return f"is more than the {_dense_width(layer)} columns of a feed-forward"
+    heads, groups = layer.mixer.heads, layer.mixer.groups
+    if not groups:
+        return f"does not divide {heads} heads evenly"
+    return f"does not divide {heads} query and {groups} key-value heads evenly"
+
+
+def _why_not_experts(spec: ModelSpec, layout: Layout, rules: EngineRules) -> str | None:
+    sparse = [layer.mlp for layer in spec.kinds if isinstance(layer.mlp, Moe)]
     if layout.ep > 1:
-        return f"ep {layout.ep} needs experts; {spec.name} is a dense model"
+        if not sparse:
+            return f"ep {layout.ep} needs experts; {spec.name} is a dense model"
+        if rules.experts == "none":
+            return f"ep {layout.ep}: this engine does not deal experts to ranks"
+        if rules.experts == "all" and layout.ep != layout.dp * layout.tp:
+            return (
+                f"ep {layout.ep}: this engine deals experts to all ranks of a stage, "
+                f"here dp x tp = {layout.dp * layout.tp}, or to none"
+            )
+    inside = expert_tp(layout)
+    for moe in sparse:
+        if moe.experts % layout.ep:
+            return f"ep {layout.ep} does not divide {moe.experts} experts"
+        if moe.intermediate % inside and not rules.uneven_tp:
+            return (
+                f"{inside} ranks share an expert, which does not divide its "
+                f"{moe.intermediate} columns"
+            )
+        if moe.intermediate < inside:
+            return f"{inside} ranks share an expert of {moe.intermediate} columns"
     return None

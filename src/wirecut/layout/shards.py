@@ -2,36 +2,47 @@
 
 The loader, the cost model and the tests ask here.
 
-    tensor_slice(spec, tensor, tp=4, tp_rank=1)      # Slice(dim=0, start=64, stop=128)
+    tensor_slice(tensor, tp=4, tp_rank=1)            # Slice(dim=0, start=64, stop=128)
+    rank_bytes(spec, stages, layout, stage=0, dtype="bf16")
+
+TP cuts every tensor along its own dimension by indivisible units; ranks beyond the units hold
+copies. EP deals whole experts over the dp x tp ranks of a stage; those that an expert is left
+with cut inside it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from wirecut.spec.model import ModelSpec, Tensor
-
-ROW_PARALLEL = {"o", "down"}  # cut along the input, summed by an all-reduce
+from wirecut.layout.layout import Layout
+from wirecut.spec.mixer import Held
+from wirecut.spec.model import Layer, ModelSpec
+from wirecut.spec.tensor import Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Elements `start` up to `stop` of dimension `dim`; `dim` None is the whole tensor."""
+    """Elements `start` up to `stop` of dimension `dim`; `dim` None is the whole tensor. Of a tensor
+    with experts, of each from `first_expert` up to `last_expert`.
+    """
 
     dim: int | None
     start: int
     stop: int
+    first_expert: int = 0
+    last_expert: int = 0
 
     def shape_of(self, tensor: Tensor) -> tuple[int, ...]:
-        """Shape of this slice of `tensor`."""
+        """Shape of this slice of one copy of `tensor`."""
         return tuple(
             self.stop - self.start if i == self.dim else n for i, n in enumerate(tensor.shape)
         )
 
     def elements_of(self, tensor: Tensor) -> int:
-        """How many elements of `tensor` are in this slice."""
+        """How many elements of `tensor`, copies counted, are in this slice."""
+        copies = self.last_expert - self.first_expert if tensor.experts else 1
         if self.dim is None:
-            return tensor.elements
-        return tensor.elements // tensor.shape[self.dim] * (self.stop - self.start)
+            return tensor.copy_elements * copies
+        return tensor.copy_elements // tensor.shape[self.dim] * (self.stop - self.start) * copies
 
 
 WHOLE = Slice(None, 0, 0)
@@ -47,38 +58,69 @@ def padded_vocab(vocab: int, tp: int) -> int:
     return -(-vocab // tp) * tp
 
 
-def query_heads(heads: int, tp: int, tp_rank: int) -> tuple[int, int]:
-    """First and one past the last query head of a rank."""
-    return even_cut(heads, tp, tp_rank)
+def unit_cut(units: int, tp: int, tp_rank: int, groups: int = 0) -> tuple[int, int]:
+    """First and one past the last unit of a rank. Whole groups are dealt while ranks are no more
+    than groups; ranks beyond the units hold copies.
+    """
+    if groups and tp <= groups:
+        first, last = even_cut(groups, tp, tp_rank)
+        return first * units // groups, last * units // groups
+    if tp <= units:
+        return even_cut(units, tp, tp_rank)
+    unit = tp_rank * units // tp
+    return unit, unit + 1
+
+
+def query_heads(heads: int, tp: int, tp_rank: int, groups: int = 0) -> tuple[int, int]:
+    """First and one past the last query head of a rank; `groups`: key-value heads."""
+    return unit_cut(heads, tp, tp_rank, groups)
 
 
 def kv_heads(heads: int, tp: int, tp_rank: int) -> tuple[int, int]:
     """First and one past the last key-value head of a rank; replicated when ranks are more."""
-    if tp <= heads:
-        return even_cut(heads, tp, tp_rank)
-    head = tp_rank * heads // tp
-    return head, head + 1
+    return unit_cut(heads, tp, tp_rank)
 
 
-def tensor_slice(spec: ModelSpec, tensor: Tensor, *, tp: int, tp_rank: int) -> Slice:
-    """What rank `tp_rank` of `tp` holds of `tensor`.
+def expert_tp(layout: Layout) -> int:
+    """Ranks that share one expert: with EP what it leaves of the stage's dp x tp ranks, without it
+    those of the TP group.
+    """
+    return layout.dp * layout.tp // layout.ep if layout.ep > 1 else layout.tp
+
+
+def tensor_slice(
+    tensor: Tensor, *, tp: int, tp_rank: int, dp: int = 1, dp_rank: int = 0, ep: int = 1
+) -> Slice:
+    """What the rank at (`dp_rank`, `tp_rank`) of a stage holds of `tensor`.
 
     As Megatron-LM cuts: columns (out) first, then rows (in).
     """
-    if tp == 1 or tensor.part == "norm":
+    if tensor.experts:
+        return _expert_slice(tensor, Layout(tp=tp, dp=dp, ep=ep), tp_rank, dp_rank)
+    if tp == 1 or tensor.dim is None:
         return WHOLE
+    return _dim_slice(tensor, tp, tp_rank)
+
+
+def _dim_slice(tensor: Tensor, tp: int, tp_rank: int) -> Slice:
+    assert tensor.dim is not None
+    length = tensor.shape[tensor.dim]
     if tensor.part in ("embed", "head"):
-        share = padded_vocab(spec.vocab, tp) // tp
-        return Slice(0, min(spec.vocab, share * tp_rank), min(spec.vocab, share * (tp_rank + 1)))
-    assert tensor.layer is not None
-    attention, dim = spec.layers[tensor.layer].attention, 1 if tensor.part in ROW_PARALLEL else 0
-    if tensor.part in ("q", "o"):
-        first, last = query_heads(attention.heads, tp, tp_rank)
-    elif tensor.part in ("k", "v"):
-        first, last = kv_heads(attention.kv_heads, tp, tp_rank)
-    else:
-        return Slice(dim, *even_cut(tensor.shape[dim], tp, tp_rank))
-    return Slice(dim, first * attention.head_dim, last * attention.head_dim)
+        share = padded_vocab(length, tp) // tp
+        return Slice(tensor.dim, min(length, share * tp_rank), min(length, share * (tp_rank + 1)))
+    first, last = unit_cut(tensor.units, tp, tp_rank, tensor.groups)
+    each = length // tensor.units
+    return Slice(tensor.dim, first * each, last * each)
+
+
+def _expert_slice(tensor: Tensor, layout: Layout, tp_rank: int, dp_rank: int) -> Slice:
+    inside = expert_tp(layout)
+    rank = dp_rank * layout.tp + tp_rank if layout.ep > 1 else tp_rank
+    first, last = even_cut(tensor.experts, layout.ep, rank // inside)
+    if inside == 1 or tensor.dim is None:
+        return Slice(None, 0, 0, first, last)
+    cut = _dim_slice(tensor, inside, rank % inside)
+    return Slice(cut.dim, cut.start, cut.stop, first, last)
 
 
 def stage_tensors(
@@ -86,34 +128,109 @@ def stage_tensors(
 ) -> Iterator[Tensor]:
     """The tensors that a stage reads; the last stage of a tied model, the embedding as its head."""
     first, last = stages[stage]
-    is_last = stage == len(stages) - 1
     for tensor in spec.tensors:
-        if tensor.layer is not None:
-            wanted = first <= tensor.layer < last
-        elif tensor.part == "embed":
-            wanted = stage == 0 or (is_last and spec.tied_embeddings)
+        if tensor.layer is None:
+            wanted = belongs_to(tensor, spec, is_first=stage == 0, is_last=stage == len(stages) - 1)
         else:
-            wanted = is_last
+            wanted = first <= tensor.layer < last
         if wanted:
             yield tensor
+
+
+def belongs_to(tensor: Tensor, spec: ModelSpec, *, is_first: bool, is_last: bool) -> bool:
+    """Whether a stage reads this tensor, which lies outside all layers."""
+    if tensor.part == "embed":
+        return is_first or (is_last and spec.tied_embeddings)
+    return is_last
+
+
+def held_elements(
+    tensors: Iterable[Tensor], layout: Layout, *, tp_rank: int = 0, dp_rank: int = 0
+) -> int:
+    """Elements that one rank holds of `tensors`."""
+    return sum(_slice(tensor, layout, tp_rank, dp_rank).elements_of(tensor) for tensor in tensors)
+
+
+def held_bytes(
+    tensors: Iterable[Tensor], layout: Layout, *, dtype: str, tp_rank: int = 0, dp_rank: int = 0
+) -> float:
+    """Bytes that one rank holds of `tensors`, scales included; those not quantised in `dtype`."""
+    return sum(
+        _slice(tensor, layout, tp_rank, dp_rank).elements_of(tensor) * tensor.element_bytes(dtype)
+        for tensor in tensors
+    )
+
+
+def _slice(tensor: Tensor, layout: Layout, tp_rank: int, dp_rank: int) -> Slice:
+    return tensor_slice(
+        tensor, tp=layout.tp, tp_rank=tp_rank, dp=layout.dp, dp_rank=dp_rank, ep=layout.ep
+    )
+
+
+def rank_bytes(
+    spec: ModelSpec,
+    stages: tuple[tuple[int, int], ...],
+    layout: Layout,
+    *,
+    stage: int,
+    tp_rank: int = 0,
+    dp_rank: int = 0,
+    dtype: str | None = None,
+) -> int:
+    """Bytes of weights that one rank holds; those not quantised in `dtype`, else as stored."""
+    first, last = stages[stage]
+    counted: dict[Layer, int] = {}
+    for layer in spec.layers[first:last]:
+        counted[layer] = counted.get(layer, 0) + 1
+    held = dtype or spec.dtype
+    total = 0.0
+    for layer, count in counted.items():
+        own = spec.layer_tensors(layer)
+        total += count * held_bytes(own, layout, dtype=held, tp_rank=tp_rank, dp_rank=dp_rank)
+    is_first, is_last = stage == 0, stage == len(stages) - 1
+    ends = [
+        tensor
+        for tensor in spec.outside_tensors
+        if belongs_to(tensor, spec, is_first=is_first, is_last=is_last)
+    ]
+    return round(total + held_bytes(ends, layout, dtype=held, tp_rank=tp_rank, dp_rank=dp_rank))
 
 
 def shard_elements(
     spec: ModelSpec, stages: tuple[tuple[int, int], ...], *, stage: int, tp: int, tp_rank: int
 ) -> int:
-    """Weight elements that one rank holds."""
-    return sum(
-        tensor_slice(spec, tensor, tp=tp, tp_rank=tp_rank).elements_of(tensor)
-        for tensor in stage_tensors(spec, stages, stage)
-    )
+    """Weight elements that one rank of a dense layout holds."""
+    return held_elements(stage_tensors(spec, stages, stage), Layout(tp=tp), tp_rank=tp_rank)
+
+
+def held_units(held: Iterable[Held], tp: int, tp_rank: int) -> int:
+    """Elements of a cache's parts that one rank holds."""
+    total = 0
+    for part in held:
+        first, last = unit_cut(part.units, tp, tp_rank, part.groups)
+        total += (last - first) * part.each
+    return total
 
 
 def kv_elements_per_token(
     spec: ModelSpec, layers: tuple[int, int], *, tp: int, tp_rank: int
 ) -> int:
     """Key and value elements that a token leaves on a rank with `layers` (first, one past last)."""
-    total = 0
-    for layer in spec.layers[layers[0] : layers[1]]:
-        first, last = kv_heads(layer.attention.kv_heads, tp, tp_rank)
-        total += 2 * (last - first) * layer.attention.head_dim
-    return total
+    mixers = (layer.mixer for layer in spec.layers[layers[0] : layers[1]])
+    return sum(held_units(mixer.kv, tp, tp_rank) for mixer in mixers if mixer)
+
+
+def state_elements_per_sequence(
+    spec: ModelSpec, layers: tuple[int, int], *, tp: int, tp_rank: int
+) -> int:
+    """Elements that a sequence of any length occupies on a rank with `layers`."""
+    mixers = (layer.mixer for layer in spec.layers[layers[0] : layers[1]])
+    return sum(held_units(mixer.state, tp, tp_rank) for mixer in mixers if mixer)
+
+
+def head_share(layer: Layer, tp: int, tp_rank: int) -> float:
+    """The share of a layer's query heads that a rank computes; 0 without a mixer."""
+    if layer.mixer is None:
+        return 0.0
+    first, last = unit_cut(layer.mixer.heads, tp, tp_rank, layer.mixer.groups)
+    return (last - first) / layer.mixer.heads

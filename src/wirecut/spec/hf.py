@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from wirecut.errors import ModelError
-from wirecut.spec.model import Attention, Layer, Mlp, ModelSpec
+from wirecut.spec.attention import Attention
+from wirecut.spec.feedforward import Mlp
+from wirecut.spec.model import Layer, ModelSpec
 
 ARCHITECTURES = {  # model_type -> class; a new model starts with a line here
     "llama": "LlamaForCausalLM",

@@ -7,61 +7,80 @@ Knows no hardware and no layout.
     spec.parameters          # exact, from the same tensor list that the loader reads
 """
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
-from wirecut.units import DTYPE_BYTES
+from wirecut.spec.attention import Attention, CompressedAttention, LatentAttention
+from wirecut.spec.feedforward import Mlp, Moe
+from wirecut.spec.formats import element_bits
+from wirecut.spec.mixer import kv_elements, state_elements
+from wirecut.spec.recurrent import LinearAttention, Mamba
+from wirecut.spec.tensor import PRECISE, Tensor, whole
 
-Part = Literal["embed", "norm", "q", "k", "v", "o", "gate", "up", "down", "head"]
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """Grouped-query attention: `heads` query heads share `kv_heads` key and value heads."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-
-@dataclass(frozen=True, slots=True)
-class Mlp:
-    """A gated MLP (SwiGLU): gate and up widen hidden to intermediate, down goes back."""
-
-    intermediate: int
+AnyMixer = Attention | LatentAttention | CompressedAttention | LinearAttention | Mamba
+TWO_NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight")
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One transformer layer."""
+    """One layer: a mixer, then a feed-forward; hybrids have layers with one of them alone.
 
-    attention: Attention
-    mlp: Mlp
+    `norms`: names of the vectors of `hidden` elements. `extra`: what else every rank holds.
+    `mixer_name`, `mlp_name`: what the checkpoint calls them. `formats`: (tensor, format) of those
+    that are not stored in the model's dtype, named within the layer.
+    """
+
+    mixer: AnyMixer | None
+    mlp: Mlp | Moe | None
+    norms: tuple[str, ...] = TWO_NORMS
+    extra: tuple[Tensor, ...] = ()
+    mixer_name: str = "self_attn"
+    mlp_name: str = "mlp"
+    formats: tuple[tuple[str, str], ...] = ()
+
+    def __hash__(self) -> int:
+        return hash((self.mixer, self.mlp, len(self.norms), len(self.formats)))
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
-    """One tensor of the checkpoint: its name there, its shape (out, in), what it is, its layer.
-
-    `layer` None: outside all layers.
+class WeightFormat:
+    """How linears are stored in the main, and what their inputs are rounded to for the product; ""
+    is the model's dtype. `method` is the name of it in the configuration.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    part: Part
-    layer: int | None = None
+    linear: str = ""
+    activations: str = ""
+    method: str = ""
 
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
+
+# What products with these formats round their inputs to, where quantisation is asked for by name.
+ACTIVATIONS = {"fp8": "fp8", "int8": "int8", "nvfp4": "nvfp4", "mxfp8": "mxfp8"}
+
+
+@lru_cache(maxsize=4096)
+def layer_tensors(layer: Layer, hidden: int) -> tuple[Tensor, ...]:
+    """The tensors of a layer, in no place yet: `layer` None, named within the layer."""
+    found = [whole(name, "norm", hidden) for name in layer.norms]
+    if layer.mixer:
+        own = layer.mixer.tensors(hidden)
+        found += [replace(tensor, name=f"{layer.mixer_name}.{tensor.name}") for tensor in own]
+    if layer.mlp:
+        own = layer.mlp.tensors(hidden)
+        found += [replace(tensor, name=f"{layer.mlp_name}.{tensor.name}") for tensor in own]
+    found += layer.extra
+    formats = dict(layer.formats)
+    return tuple(replace(tensor, format=formats.get(tensor.name, "")) for tensor in found)
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """All about a model that a cut needs, from its `config.json` alone. Sizes in elements."""
+    """All about a model that a cut needs, from its `config.json` alone. Sizes in elements.
+
+    `prefix` is what the checkpoint puts before the names of tensors, `extra` what lies outside
+    layers besides embedding, last norm and head. `kv_dtype`: the cache's where the checkpoint says.
+    """
 
     name: str
     architecture: str
@@ -75,43 +94,121 @@ class ModelSpec:
     rope_theta: float
     rope_kind: str = "default"
     stop_tokens: tuple[int, ...] = ()
+    weights: WeightFormat = WeightFormat()
+    kv_dtype: str | None = None
+    prefix: str = "model."
+    extra: tuple[Tensor, ...] = ()
 
     @property
     def num_layers(self) -> int:
         return len(self.layers)
 
     @cached_property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Every tensor of the checkpoint, first to last layer; a tied head has none of its own."""
-        return tuple(self._tensors())
+    def kinds(self) -> Counter[Layer]:
+        """The distinct layers, and how many there are of each."""
+        return Counter(self.layers)
 
-    def _tensors(self) -> Iterator[Tensor]:
-        hidden = self.hidden
-        yield Tensor("model.embed_tokens.weight", (self.vocab, hidden), "embed")
-        for i, layer in enumerate(self.layers):
-            at, queries = f"model.layers.{i}.", layer.attention.heads * layer.attention.head_dim
-            keys, wide = layer.attention.kv_heads * layer.attention.head_dim, layer.mlp.intermediate
-            yield Tensor(at + "input_layernorm.weight", (hidden,), "norm", i)
-            yield Tensor(at + "self_attn.q_proj.weight", (queries, hidden), "q", i)
-            yield Tensor(at + "self_attn.k_proj.weight", (keys, hidden), "k", i)
-            yield Tensor(at + "self_attn.v_proj.weight", (keys, hidden), "v", i)
-            yield Tensor(at + "self_attn.o_proj.weight", (hidden, queries), "o", i)
-            yield Tensor(at + "post_attention_layernorm.weight", (hidden,), "norm", i)
-            yield Tensor(at + "mlp.gate_proj.weight", (wide, hidden), "gate", i)
-            yield Tensor(at + "mlp.up_proj.weight", (wide, hidden), "up", i)
-            yield Tensor(at + "mlp.down_proj.weight", (hidden, wide), "down", i)
-        yield Tensor("model.norm.weight", (hidden,), "norm")
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor of the checkpoint, first to last layer; a tied head has none of its own.
+
+        Expert copies are one tensor. Names are the checkpoint's, but what it stores fused (as Phi-3
+        its q, k and v) is listed apart.
+        """
+        embed, *rest = self.outside_tensors
+        placed = [
+            replace(tensor, name=f"{self.prefix}layers.{i}.{tensor.name}", layer=i)
+            for i, layer in enumerate(self.layers)
+            for tensor in self.layer_tensors(layer)
+        ]
+        return (embed, *placed, *rest)
+
+    def layer_tensors(self, layer: Layer) -> tuple[Tensor, ...]:
+        """The tensors of a layer wherever it stands: `layer` None, named within it."""
+        return layer_tensors(layer, self.hidden)
+
+    @cached_property
+    def outside_tensors(self) -> tuple[Tensor, ...]:
+        """The tensors outside all layers: embedding first."""
+        table, at = (self.vocab, self.hidden), self.prefix
+        found = [
+            Tensor(at + "embed_tokens.weight", table, "embed", dim=0, units=self.vocab),
+            whole(at + "norm.weight", "norm", self.hidden),
+        ]
         if not self.tied_embeddings:
-            yield Tensor("lm_head.weight", (self.vocab, hidden), "head")
+            found.append(Tensor("lm_head.weight", table, "head", dim=0, units=self.vocab))
+        return (*found, *self.extra)
+
+    def _sum(self, of: Callable[[Tensor, Layer | None], int]) -> int:
+        inside = (
+            count * of(tensor, layer)
+            for layer, count in self.kinds.items()
+            for tensor in self.layer_tensors(layer)
+        )
+        return sum(inside) + sum(of(tensor, None) for tensor in self.outside_tensors)
 
     @cached_property
     def parameters(self) -> int:
         """Parameters, tied ones counted once."""
-        return sum(tensor.elements for tensor in self.tensors)
+        return self._sum(lambda tensor, _: tensor.elements)
 
-    def kv_bytes_per_token(self, dtype: str) -> int:
-        """Bytes of keys and values that one token leaves behind in all layers."""
-        return (
-            sum(2 * layer.attention.kv_heads * layer.attention.head_dim for layer in self.layers)
-            * DTYPE_BYTES[dtype]
+    @cached_property
+    def active_parameters(self) -> int:
+        """Parameters that one token passes: of the experts, those it is sent to."""
+        return self._sum(_active)
+
+    def weight_bytes(self, dtype: str | None = None) -> int:
+        """Bytes of all weights, where those not quantised are held in `dtype`."""
+        held = dtype or self.dtype
+        return self._sum(lambda tensor, _: tensor.stored_bytes(held))
+
+    def quantized(self, format: str) -> "ModelSpec":
+        """The same model with its layers' linears stored in `format`; embedding, head, norms and
+        routers stay. Raises UsageError for an unknown format.
+        """
+        element_bits(format)
+        changed = {layer: self._requantized(layer, format) for layer in self.kinds}
+        kind = format.partition("-")[0]
+        weights = WeightFormat(format, ACTIVATIONS.get(kind, ""), format)
+        return replace(self, layers=tuple(changed[layer] for layer in self.layers), weights=weights)
+
+    def _requantized(self, layer: Layer, format: str) -> Layer:
+        formats = (
+            (tensor.name, format)
+            for tensor in self.layer_tensors(layer)
+            if tensor.is_linear and tensor.part not in PRECISE
         )
+        return replace(layer, formats=tuple(formats))
+
+    def kv_bytes_per_token(self, dtype: str | None = None) -> int:
+        """Bytes of keys and values that one token leaves behind in all layers, windows not
+        considered. In `dtype`, else in the cache's dtype that the checkpoint names, else the
+        model's.
+        """
+        total = sum(kv_elements(one.mixer) * n for one, n in self.kinds.items() if one.mixer)
+        return round(total * element_bits(dtype or self.kv_dtype or self.dtype) / 8)
+
+    @property
+    def state_elements(self) -> int:
+        """Elements that a sequence occupies in all layers however long it is."""
+        return sum(state_elements(one.mixer) * n for one, n in self.kinds.items() if one.mixer)
+
+    def flops_per_token(self, context: int) -> float:
+        """FLOPs of one token that is the last of `context`: a multiply and an add per active weight
+        in a matrix product, and what its mixers do with the keys that they look at.
+        """
+        flops = 2.0 * self._sum(lambda tensor, layer: tensor.is_linear * _active(tensor, layer))
+        if self.tied_embeddings:
+            flops += 2.0 * self.vocab * self.hidden
+        for layer, count in self.kinds.items():
+            if mixer := layer.mixer:
+                pairs = mixer.keys(context) * mixer.pair_flops(decode=False)
+                scored = mixer.index_keys(context) * mixer.index_flops
+                flops += count * (pairs + scored + mixer.token_flops)
+        return flops
+
+
+def _active(tensor: Tensor, layer: Layer | None) -> int:
+    if tensor.experts and layer and isinstance(layer.mlp, Moe):
+        return tensor.copy_elements * layer.mlp.top_k
+    return tensor.elements

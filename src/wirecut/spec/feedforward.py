@@ -1,0 +1,70 @@
+"""What a layer does with each token alone: an MLP, or a mixture of experts.
+
+Mlp(14336)
+Moe(experts=128, top_k=8, intermediate=768)
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from wirecut.spec.tensor import Tensor, column, cut, row, whole
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """Up to `intermediate` and back; `gated`: a second projection gates the first (SwiGLU)."""
+
+    intermediate: int
+    gated: bool = True
+    bias: bool = False
+
+    def tensors(self, hidden: int) -> Iterator[Tensor]:
+        wide = self.intermediate
+        names = ("gate", "up") if self.gated else ("up",)
+        for name in names:
+            part = "gate" if name == "gate" else "up"
+            yield column(f"{name}_proj.weight", part, wide, hidden, units=wide)
+            if self.bias:
+                yield cut(f"{name}_proj.bias", "bias", (wide,), units=wide)
+        yield row("down_proj.weight", "down", hidden, wide, units=wide)
+        if self.bias:
+            yield whole("down_proj.bias", "bias", hidden)
+
+
+@dataclass(frozen=True, slots=True)
+class Moe:
+    """A mixture of experts: a router sends each token to `top_k` of `experts` MLPs.
+
+    `intermediate` is one expert's. `shared`: intermediate size of what every token passes besides,
+    in all; `shared_gate`: one learned weight of it. `latent`: experts work on a projection of
+    hidden to this width, and `latent_norm` norms what they return. `router_bias`: of the scores.
+    """
+
+    experts: int
+    top_k: int
+    intermediate: int
+    shared: int = 0
+    shared_gate: bool = False
+    gated: bool = True
+    bias: bool = False
+    latent: int | None = None
+    latent_norm: bool = False
+    router_bias: bool = False
+
+    def tensors(self, hidden: int) -> Iterator[Tensor]:
+        yield whole("gate.weight", "router", self.experts, hidden)
+        if self.router_bias:
+            yield whole("gate.e_score_correction_bias", "bias", self.experts)
+        if self.latent:
+            yield whole("fc1_latent_proj.weight", "latent", self.latent, hidden)
+            yield whole("fc2_latent_proj.weight", "latent", hidden, self.latent)
+            if self.latent_norm:
+                yield whole("latent_norm.weight", "norm", self.latent)
+        one = Mlp(self.intermediate, gated=self.gated, bias=self.bias)
+        for tensor in one.tensors(self.latent or hidden):
+            yield replace(tensor, name="experts.{expert}." + tensor.name, experts=self.experts)
+        if self.shared:
+            for tensor in Mlp(self.shared, gated=self.gated).tensors(hidden):
+                yield replace(tensor, name="shared_experts." + tensor.name)
+        if self.shared_gate:
+            yield whole("shared_expert_gate.weight", "router", 1, hidden)
