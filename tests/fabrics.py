@@ -2,7 +2,8 @@
 
 from itertools import combinations
 
-from wirecut.fabric.fabric import Curve, Device, Fabric, Link, Made, MatrixPoint
+from wirecut.fabric.device import MatrixPoint
+from wirecut.fabric.fabric import Curve, Device, Fabric, Link, Made
 from wirecut.spec.hf import from_config
 from wirecut.spec.model import ModelSpec
 

@@ -15,7 +15,8 @@ from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected, Term, intervals
 from wirecut.cost.wire import WireCount, wire_traffic
 from wirecut.errors import FabricError, UsageError
-from wirecut.fabric.fabric import Fabric, MatrixPoint
+from wirecut.fabric.device import MatrixPoint
+from wirecut.fabric.fabric import Fabric
 from wirecut.layout.layout import Layout, parse_layout
 from wirecut.layout.plan import Cut, Limits
 from wirecut.layout.shards import shard_elements

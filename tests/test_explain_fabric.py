@@ -9,7 +9,8 @@ from fabrics import fabric as cores
 from wirecut.explain.fabric import page
 from wirecut.explain.matrix import Nest, islands_in_words, matrix, span, wire_classes
 from wirecut.explain.page import WIDTH, show
-from wirecut.fabric.fabric import AttentionPoint, Curve, Device, Fabric, Finding, Link
+from wirecut.fabric.device import AttentionPoint
+from wirecut.fabric.fabric import Curve, Device, Fabric, Finding, Link
 from wirecut.fabric.host import HostFacts, Nic
 from wirecut.fabric.islands import find_islands
 

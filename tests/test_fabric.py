@@ -8,16 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wirecut.errors import FabricError, UsageError
-from wirecut.fabric.fabric import (
-    Curve,
-    Device,
-    Fabric,
-    Link,
-    Made,
-    MatrixPoint,
-    load_fabric,
-    save_fabric,
-)
+from wirecut.fabric.device import MatrixPoint
+from wirecut.fabric.fabric import Curve, Device, Fabric, Link, Made, load_fabric, save_fabric
 
 
 def device(number: int, host: str = "left") -> Device:

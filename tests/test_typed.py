@@ -358,9 +358,9 @@ def test_large_fabrics_are_made_quickly():
     begin = time.perf_counter()
     fabric = typed_fabric("128x8xH100-SXM:nvswitch:ib-400x8")
     many = time.perf_counter() - begin
-    assert len(fabric.links) == 1024 * 1023 // 2
+    assert len(fabric.links) == 128 * 28
     assert few < 0.25  # 20 ms on an idle machine
-    assert many < 12  # 2.5 s on an idle machine
+    assert many < 2  # 0.1 s on an idle machine
 
 
 def test_it_goes_through_its_file(tmp_path):

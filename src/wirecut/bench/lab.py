@@ -25,7 +25,8 @@ from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate
 from wirecut.engine.engine import Answer, Engine, Prompt
 from wirecut.errors import UsageError
-from wirecut.fabric.fabric import AttentionPoint, Device, Fabric, MatrixPoint
+from wirecut.fabric.device import AttentionPoint, MatrixPoint
+from wirecut.fabric.fabric import Device, Fabric
 from wirecut.fabric.probe import probe
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Limits

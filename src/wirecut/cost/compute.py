@@ -16,7 +16,8 @@ from functools import cached_property
 
 from wirecut.cost.terms import half_width
 from wirecut.errors import FabricError
-from wirecut.fabric.fabric import AttentionPoint, Device, MatrixPoint, Source
+from wirecut.fabric.device import AttentionPoint, MatrixPoint
+from wirecut.fabric.fabric import Device, Source
 from wirecut.units import DTYPE_BYTES
 
 # A device without numbers of its own for a dtype is taken to be as fast as with the other 16-bit

@@ -127,10 +127,9 @@ def users(fabric: Fabric, link: Link, at_once: int, own: int = 1) -> float:
     """
     if at_once == 1 or not link.shares:
         return 1.0
-    devices = fabric.devices
-    host = devices[link.a].host
-    near = (device.id for device in devices if device.host == host and device.id != link.b)
-    sharing = sum(fabric.link(device, link.b).shares == link.shares for device in near)
+    near = fabric.host_devices[fabric.devices[link.a].host]
+    shares = (fabric.link(i, link.b).shares for i in near if i != link.b)
+    sharing = sum(one == link.shares for one in shares)
     return max(1.0, min(float(at_once), sharing / own))
 
 

@@ -99,7 +99,7 @@ def wire_classes(fabric: Fabric, nest: Nest) -> list[WireClass]:
     """Every link sorted by kind, path and level, fastest class first."""
     found: dict[tuple[str, str, int], list[Link]] = {}
     used: set[tuple[str, str, int]] = set()
-    for link in fabric.links:
+    for link in fabric.sample_links:
         key = (link.kind, link.path, nest.level((link.a, link.b)))
         found.setdefault(key, []).append(link)
         if fabric.link(link.a, link.b) is link:
@@ -126,17 +126,21 @@ def matrix(fabric: Fabric, nest: Nest, classes: Sequence[WireClass]) -> list[str
     to see, or too much.
     """
     height = next((h for h in range(nest.outside) if len(nest.blocks(h)) <= SHOWN), None)
-    if height is None or nest.num_devices < 3 or not fabric.links:
+    if height is None or nest.num_devices < 3 or not fabric.wire_kinds:
         return []
     blocks = nest.blocks(height)
     if len(blocks) < 2:
         return []
-    symbols = {id(link): one.symbol for one in classes for link in one.links}
+    symbols = {(one.kind, one.path, one.level): one.symbol for one in classes}
+
+    def symbol(link: Link) -> str:
+        return symbols[link.kind, link.path, nest.level((link.a, link.b))]
+
     cells = [[_between(fabric, a, b) for b in blocks] for a in blocks]
     fastest = max(link.bytes_per_s for row in cells for link in row if link is not None)
     scale, unit = next((u for u in UNITS if fastest >= u[0]), UNITS[-1])
     texts = [
-        [f"{_short(link.bytes_per_s / scale)}{symbols[id(link)]}" if link else "" for link in row]
+        [f"{_short(link.bytes_per_s / scale)}{symbol(link)}" if link else "" for link in row]
         for row in cells
     ]
     for i, block in enumerate(blocks):

@@ -18,130 +18,14 @@ from typing import Literal
 import msgspec
 
 from wirecut.errors import FabricError, UsageError
+from wirecut.fabric.device import Device
 from wirecut.fabric.host import HostFacts
+from wirecut.fabric.link import TYPICAL_BYTES, Link, Source, Trunk
 from wirecut.files import write_whole
-from wirecut.units import KIB
 
 FORMAT = "wirecut-fabric-1"
-Source = Literal["measured", "published", "datasheet", "assumed"]
 Op = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv"]
 Severity = Literal["wrong", "slow", "note"]
-TYPICAL_BYTES = 64 * KIB  # about what a decode step hands over
-
-
-@dataclass(frozen=True, slots=True)
-class MatrixPoint:
-    """One measured product of `rows` x weights of `weight_bytes` in all, streamed once.
-
-    `weight_bytes` is the working set, so small ones show the caches and large ones memory. What
-    else was busy meanwhile, the `Device` says.
-    """
-
-    dtype: str
-    rows: int
-    weight_bytes: int
-    seconds: float
-
-    def __post_init__(self) -> None:
-        if self.rows < 1 or self.weight_bytes < 1 or not 0 < self.seconds < 1e6:
-            raise ValueError(f"measured point {self} makes no sense")
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionPoint:
-    """Attention of one sequence, measured: `queries` new tokens that look at `keys` in all.
-
-    `width` is heads x head_dim of the queries, `kv_width` of the keys.
-    """
-
-    dtype: str
-    queries: int
-    keys: int
-    width: int
-    kv_width: int
-    seconds: float
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.queries <= self.keys or not 0 < self.seconds < 1e6:
-            raise ValueError(f"measured point {self} makes no sense")
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """One place where one rank runs. Rates are of this device with all its like busy too.
-
-    `memory_bytes` is this device's share of its host's. `launch_s` is the time to start one small
-    operation. `index` is its number at its driver (CUDA's for a GPU), `numa` its NUMA node.
-
-    `alone` are products that one device of this host made while all others waited, and
-    `launch_alone_s` its time to start an operation then: faster where devices share memory or
-    caches. Empty and 0 where not measured, as of GPUs, whose memories are their own.
-    `launch_cold_s` is that time right after large weights have passed through the caches, 0 where
-    not measured.
-    """
-
-    id: int
-    host: str
-    kind: str
-    name: str
-    memory_bytes: int
-    bytes_per_s: float
-    flops_per_s: dict[str, float]
-    launch_s: float
-    source: Source
-    cpus: tuple[int, ...] = ()
-    points: tuple[MatrixPoint, ...] = ()
-    attention: tuple[AttentionPoint, ...] = ()
-    index: int | None = None
-    numa: int | None = None
-    alone: tuple[MatrixPoint, ...] = ()
-    launch_alone_s: float = 0.0
-    launch_cold_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        name = f"device {self.id}"
-        _check_rate(f"{name}: bytes_per_s", self.bytes_per_s)
-        _check_rate(f"{name}: memory_bytes", self.memory_bytes)
-        for dtype, rate in self.flops_per_s.items():
-            _check_rate(f"{name}: flops_per_s of {dtype}", rate)
-        for field, seconds in (
-            ("launch_s", self.launch_s),
-            ("launch_alone_s", self.launch_alone_s),
-            ("launch_cold_s", self.launch_cold_s),
-        ):
-            if not 0 <= seconds < 1:
-                raise ValueError(f"{name}: {field} is {seconds}, expected 0 to 1 s")
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A wire of one kind (`wires.WIRES`) between devices `a` and `b`.
-
-    Seconds for n bytes = latency_s + n / bytes_per_s.
-    `spread` is the relative spread of repeated measurements about that line (0.1: ten per cent).
-    `path` is what it runs through, as its tool names it (NV12, PIX, SYS). Links that name the same
-    `shares` run through one thing, a PCIe switch or a NIC, and slow each other.
-    """
-
-    a: int
-    b: int
-    kind: str
-    latency_s: float
-    bytes_per_s: float
-    source: Source
-    spread: float = 0.0
-    path: str = ""
-    shares: str = ""
-
-    def __post_init__(self) -> None:
-        name = f"link {self.a}-{self.b}"
-        if not 0 <= self.latency_s < 100:
-            raise ValueError(f"{name}: latency_s is {self.latency_s}, expected 0 to 100 s")
-        _check_rate(f"{name}: bytes_per_s", self.bytes_per_s)
-
-    def seconds(self, num_bytes: float) -> float:
-        """One message of `num_bytes`."""
-        return self.latency_s + num_bytes / self.bytes_per_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +95,9 @@ class Made:
 class Fabric:
     """Devices and the wires between them.
 
-    `islands` are sets of devices joined by faster wires than those around them, smallest first;
-    two of them have no device in common, or one holds the other.
+    `trunks` join every two devices of different hosts, beside the `links` of single pairs: large
+    fabrics need no link per pair. `islands` are sets of devices joined by faster wires than those
+    around them, smallest first; two of them have no device in common, or one holds the other.
     """
 
     devices: tuple[Device, ...]
@@ -222,6 +107,7 @@ class Fabric:
     curves: tuple[Curve, ...] = ()
     machines: tuple[HostFacts, ...] = ()
     findings: tuple[Finding, ...] = ()
+    trunks: tuple[Trunk, ...] = ()
     format: str = FORMAT
 
     def __post_init__(self) -> None:
@@ -250,10 +136,27 @@ class Fabric:
 
     def link(self, a: int, b: int) -> Link:
         """The fastest wire between two devices. Raises FabricError when none joins them."""
-        try:
-            return self._best_link[min(a, b), max(a, b)]
-        except KeyError:
-            raise FabricError(f"no link joins devices {a} and {b}: add one to `links`") from None
+        pair = (a, b) if a < b else (b, a)
+        known = self._seen.get(pair)
+        if known is None:
+            known = self._seen[pair] = self._fastest(a, b)
+        return known
+
+    @cached_property
+    def _seen(self) -> dict[tuple[int, int], Link]:
+        """Links that were asked for: of trunks they are made then."""
+        return {}
+
+    def _fastest(self, a: int, b: int) -> Link:
+        first, last = min(a, b), max(a, b)
+        found = [self._best_link[first, last]] if (first, last) in self._best_link else []
+        host = self.devices[first].host
+        if self.trunks and host != self.devices[last].host:
+            place = self.host_devices[host].index(first)
+            found += [trunk.link(first, last, host, place) for trunk in self.trunks]
+        if not found:
+            raise FabricError(f"no link joins devices {a} and {b}: add one to `links`")
+        return min(found, key=lambda link: link.seconds(TYPICAL_BYTES))
 
     def slowest_link(self, devices: Sequence[int]) -> Link:
         """The wire that a ring over `devices` waits for."""
@@ -302,10 +205,68 @@ class Fabric:
     def _by_kind(self) -> dict[tuple[int, int, str], Link]:
         return {(min(k.a, k.b), max(k.a, k.b), k.kind): k for k in self.links}
 
+    @cached_property
+    def host_devices(self) -> dict[str, tuple[int, ...]]:
+        """The devices of each host, by name in order of the hosts' first devices."""
+        found: dict[str, list[int]] = {}
+        for device in self.devices:
+            found.setdefault(device.host, []).append(device.id)
+        return {host: tuple(ids) for host, ids in found.items()}
+
     @property
     def hosts(self) -> tuple[str, ...]:
         """Names of the hosts, in order of their first device."""
-        return tuple(dict.fromkeys(device.host for device in self.devices))
+        return tuple(self.host_devices)
+
+    @property
+    def wire_kinds(self) -> tuple[str, ...]:
+        """Kinds of wire, those of single pairs first."""
+        return tuple(dict.fromkeys(wire.kind for wire in (*self.links, *self.trunks)))
+
+    @cached_property
+    def sample_links(self) -> tuple[Link, ...]:
+        """The links, and of trunks those between the first host and the next: enough to show."""
+        if not self.trunks:
+            return self.links
+        first, second = (self.host_devices[host] for host in self.hosts[:2])
+        return (*self.links, *(self.link(a, b) for a in first for b in second))
+
+    def likeness(self, devices: Sequence[int]) -> tuple[object, ...]:
+        """What decides how a group is wired and how fast its devices are: groups of one likeness
+        may be taken for each other.
+
+        Devices count by their place in their host and by what their host is like, as far as trunks
+        join all hosts alike; else by themselves.
+        """
+        places = self._places
+        if places is None:
+            return tuple(devices)
+        order: dict[str, int] = {}
+        return tuple(
+            (order.setdefault(self.devices[i].host, len(order)), *places[i]) for i in devices
+        )
+
+    @cached_property
+    def _places(self) -> tuple[tuple[int, int], ...] | None:
+        """(what its host is like, place in its host) of each device; None where hosts are joined by
+        links of their own, whose numbers may differ, or were measured together.
+        """
+        devices = self.devices
+        if self.curves or any(devices[k.a].host != devices[k.b].host for k in self.links):
+            return None
+        place = {i: at for ids in self.host_devices.values() for at, i in enumerate(ids)}
+        inside: dict[str, list[object]] = {host: [] for host in self.host_devices}
+        for d in devices:
+            rates = (d.memory_bytes, d.bytes_per_s, *d.flops_per_s.items(), d.launch_s, d.source)
+            inside[d.host].append((d.kind, d.name, rates, d.points, d.attention, d.alone))
+        for k in self.links:
+            host = devices[k.a].host
+            numbers = (k.latency_s, k.bytes_per_s, k.source, k.spread)
+            shares = k.shares.replace(host, "")
+            inside[host].append((place[k.a], place[k.b], k.kind, numbers, k.path, shares))
+        kinds: dict[tuple[object, ...], int] = {}
+        like = {host: kinds.setdefault(tuple(of), len(kinds)) for host, of in inside.items()}
+        return tuple((like[device.host], place[device.id]) for device in devices)
 
     def with_wires(self, *, speed: float) -> "Fabric":
         """The same machine with every wire `speed` times as fast, in bandwidth and in latency."""
@@ -313,14 +274,22 @@ class Fabric:
             replace(k, latency_s=k.latency_s / speed, bytes_per_s=k.bytes_per_s * speed)
             for k in self.links
         )
+        trunks = (
+            replace(k, latency_s=k.latency_s / speed, bytes_per_s=k.bytes_per_s * speed)
+            for k in self.trunks
+        )
         curves = (
             replace(c, points=tuple((size, s / speed) for size, s in c.points)) for c in self.curves
         )
-        return replace(self, links=tuple(links), curves=tuple(curves))
+        return replace(self, links=tuple(links), trunks=tuple(trunks), curves=tuple(curves))
 
     def only(self, wire: str) -> "Fabric":
         """The same machine when only this kind of wire is used."""
-        return replace(self, links=tuple(link for link in self.links if link.kind == wire))
+        return replace(
+            self,
+            links=tuple(link for link in self.links if link.kind == wire),
+            trunks=tuple(trunk for trunk in self.trunks if trunk.kind == wire),
+        )
 
 
 def _check_islands(islands: Sequence[Sequence[int]], known: frozenset[int]) -> None:
@@ -339,11 +308,6 @@ def _check_islands(islands: Sequence[Sequence[int]], known: frozenset[int]) -> N
                     "and neither holds the other"
                 )
         holder |= dict.fromkeys(members, members)
-
-
-def _check_rate(what: str, value: float) -> None:
-    if not 0 < value < 1e18:  # false for NaN too
-        raise ValueError(f"{what} is {value}, expected a positive number below 1e18")
 
 
 def load_fabric(path: Path) -> Fabric:

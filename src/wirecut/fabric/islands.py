@@ -8,9 +8,9 @@ Sees wires only: neither hosts nor a fixed speed decide.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, groupby
+from itertools import groupby
 
-from wirecut.fabric.fabric import Link, Source
+from wirecut.fabric.link import Link, Source, Trunk
 from wirecut.units import KIB, MIB
 
 # Small messages feel latency, large ones bandwidth: an island is faster on the whole.
@@ -26,9 +26,15 @@ LEAST_DOUBT: dict[Source, float] = {
 MOST_DOUBT = 0.20
 
 
-def find_islands(num_devices: int, links: Sequence[Link]) -> tuple[tuple[int, ...], ...]:
+def find_islands(
+    num_devices: int,
+    links: Sequence[Link],
+    *,
+    trunks: Sequence[Trunk] = (),
+    hosts: Sequence[Sequence[int]] = (),
+) -> tuple[tuple[int, ...], ...]:
     """Islands of devices 0 to `num_devices` - 1, smallest first; of two, one holds the other or
-    they share nothing.
+    they share nothing. `trunks` join the devices of different `hosts`.
 
     Devices are joined from the nearest on (single linkage; Sibson 1973, SLINK). A set is an island
     when the nearest device outside is farther than its own wires by more than what is in doubt. The
@@ -36,8 +42,8 @@ def find_islands(num_devices: int, links: Sequence[Link]) -> tuple[tuple[int, ..
     """
     if num_devices == 1:
         return ((0,),)
-    best = _best_links(num_devices, links)
-    merges = _merges(best)
+    best = _best_links([*links, *_span(trunks, hosts)])
+    merges = _merges(num_devices, best)
     doubts = _doubts(merges, best)
     islands = [
         merge.members
@@ -46,9 +52,19 @@ def find_islands(num_devices: int, links: Sequence[Link]) -> tuple[tuple[int, ..
         and merges[merge.into].height * (1 - doubts[merge.into]) > merge.height * (1 + doubt)
     ]
     roots = [merge.members for merge in merges if merge.into is None]
-    if not islands or len(roots[0]) < num_devices:
+    if not islands or not roots or len(roots[0]) < num_devices:
         islands += roots  # cut off from the rest, or all joined alike
     return tuple(sorted((tuple(sorted(one)) for one in islands), key=lambda one: (len(one), one)))
+
+
+def _span(trunks: Sequence[Trunk], hosts: Sequence[Sequence[int]]) -> list[Link]:
+    """Of the many equal links of trunks, as many as join what all of them join."""
+    if not trunks or len(hosts) < 2:
+        return []
+    first, second = hosts[0][0], hosts[1][0]
+    pairs = [(first, other) for host in hosts[1:] for other in host]
+    pairs += [(other, second) for other in hosts[0][1:]]
+    return [trunk.link(a, b, "", 0) for trunk in trunks for a, b in pairs]
 
 
 def distance(link: Link) -> float:
@@ -59,7 +75,7 @@ def distance(link: Link) -> float:
     return product ** (1 / len(MESSAGES))
 
 
-_Best = list[list[tuple[float, Link] | None]]
+_Best = dict[tuple[int, int], tuple[float, Link]]  # by pair, the lower device first
 
 
 @dataclass(slots=True)
@@ -72,13 +88,19 @@ class _Merge:
     into: int | None = None
 
 
-def _best_links(num_devices: int, links: Sequence[Link]) -> _Best:
-    """The nearest link and its distance by pair, both ways round."""
-    best: _Best = [[None] * num_devices for _ in range(num_devices)]
+def _best_links(links: Sequence[Link]) -> _Best:
+    """The nearest link and its distance by pair."""
+    best: _Best = {}
+    far_of: dict[tuple[float, float], float] = {}
     for link in links:
-        far, old = distance(link), best[link.a][link.b]
+        line = (link.latency_s, link.bytes_per_s)
+        far = far_of.get(line)
+        if far is None:
+            far = far_of[line] = distance(link)
+        pair = (link.a, link.b) if link.a < link.b else (link.b, link.a)
+        old = best.get(pair)
         if old is None or (far, link.kind, link.source) < (old[0], old[1].kind, old[1].source):
-            best[link.a][link.b] = best[link.b][link.a] = (far, link)
+            best[pair] = (far, link)
     return best
 
 
@@ -87,10 +109,12 @@ def _own_doubt(link: Link) -> float:
     return max(LEAST_DOUBT[link.source], spread)
 
 
-def _merges(best: _Best) -> list[_Merge]:
-    """What joins what as the distance grows; wires of the same length join in one merge."""
+def _merges(num_devices: int, best: _Best) -> list[_Merge]:
+    """What joins what as the distance grows (Kruskal 1956); wires of the same length join in one
+    merge.
+    """
     merges: list[_Merge] = []
-    stand = list(range(len(best)))  # towards the device that stands for a set
+    stand = list(range(num_devices))  # towards the device that stands for a set
     members = [[device] for device in stand]
     made: dict[int, int] = {}  # the merge that made a set
 
@@ -99,8 +123,9 @@ def _merges(best: _Best) -> list[_Merge]:
             stand[device] = device = stand[stand[device]]
         return device
 
-    for height, tied in groupby(sorted(_spanning_tree(best)), key=lambda edge: edge[0]):
-        edges = [(find(a), find(b)) for _, a, b in tied]
+    nearest = sorted(((far, *pair) for pair, (far, _) in best.items()))
+    for height, tied in groupby(nearest, key=lambda edge: edge[0]):
+        edges = [(x, y) for _, a, b in tied if (x := find(a)) != (y := find(b))]
         for a, b in edges:
             stand[find(a)] = find(b)
         parts: dict[int, list[int]] = {}
@@ -117,26 +142,6 @@ def _merges(best: _Best) -> list[_Merge]:
     return merges
 
 
-def _spanning_tree(best: _Best) -> list[tuple[float, int, int]]:
-    """(distance, a, b) of the wires that join all with the least distance (Prim 1957), of every
-    part where not all are joined.
-    """
-    edges: list[tuple[float, int, int]] = []
-    nearest: dict[int, tuple[float, int]]  # to the tree so far
-    nearest = dict.fromkeys(range(len(best)), (math.inf, -1))
-    while nearest:
-        device = min(nearest, key=nearest.__getitem__)
-        far, other = nearest.pop(device)
-        if other >= 0:
-            edges.append((far, other, device))
-        row = best[device]
-        for rest, (known, _) in nearest.items():
-            found = row[rest]
-            if found is not None and found[0] < known:
-                nearest[rest] = (found[0], device)
-    return edges
-
-
 def _doubts(merges: list[_Merge], best: _Best) -> list[float]:
     """By merge, the share by which its height is in doubt.
 
@@ -146,20 +151,12 @@ def _doubts(merges: list[_Merge], best: _Best) -> list[float]:
     squares: dict[str, float] = {}
     freedom: dict[str, int] = {}
     at_height: list[list[Link]] = []
-    for merge in merges:
+    for merge, joined in zip(merges, _joined(merges, best), strict=True):
         alike: dict[tuple[str, str], list[float]] = {}
-        at_height.append([])
-        for one, other in combinations(merge.parts, 2):
-            for a in one:
-                for b in other:
-                    found = best[a][b]
-                    if found is None:
-                        continue
-                    far, link = found
-                    if far == merge.height:
-                        at_height[-1].append(link)
-                    if link.source == "measured":
-                        alike.setdefault((link.kind, link.path), []).append(math.log(far))
+        at_height.append([link for far, link in joined if far == merge.height])
+        for far, link in joined:
+            if link.source == "measured":
+                alike.setdefault((link.kind, link.path), []).append(math.log(far))
         for (kind, _), logs in alike.items():
             mean = math.fsum(logs) / len(logs)
             squares[kind] = squares.get(kind, 0.0) + math.fsum((x - mean) ** 2 for x in logs)
@@ -171,3 +168,16 @@ def _doubts(merges: list[_Merge], best: _Best) -> list[float]:
         return min(MOST_DOUBT, max(_own_doubt(link), theirs))
 
     return [max(map(doubt, links)) for links in at_height]
+
+
+def _joined(merges: list[_Merge], best: _Best) -> list[list[tuple[float, Link]]]:
+    """By merge, the links between different parts of it: each link's ends meet in one merge."""
+    above: dict[int, list[int]] = {}  # the merges that a device is in, innermost first
+    for i, merge in enumerate(merges):
+        for device in merge.members:
+            above.setdefault(device, []).append(i)
+    found: list[list[tuple[float, Link]]] = [[] for _ in merges]
+    for (a, b), both in best.items():
+        theirs = set(above[b])
+        found[next(i for i in above[a] if i in theirs)].append(both)
+    return found

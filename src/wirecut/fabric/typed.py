@@ -24,17 +24,19 @@ from wirecut.fabric.typed_links import (
     INTRA_WORDS,
     Network,
     Shape,
-    links_between_nodes,
+    every_pair,
     links_in_nodes,
+    trunk_between_nodes,
     why_not,
 )
 from wirecut.version import __version__
 
-MOST_DEVICES = 1024
+MOST_DEVICES = 32768
+MOST_LISTED = 64  # devices of a fabric that lists every pair: a file that a person can read
 MOST_GBITS = 10_000
 MOST_RAILS = 64
 MOST_CHARACTERS = 200
-ASSUMED_NETWORK = Network("ethernet", 100.0, 1)
+ASSUMED_NETWORK = Network("ethernet", 100.0, 1, given=False)
 
 _COUNT = re.compile(r"\s*(\d+)\s*[xX]\s*", re.ASCII)
 _NETWORKS = (
@@ -57,10 +59,23 @@ def typed_fabric(text: str) -> Fabric:
     out and assumed is in `made.notes`.
     """
     typed = _parse(text)
-    devices = _devices(typed.shape)
-    links = links_in_nodes(typed.shape) + links_between_nodes(typed.shape, typed.network)
-    islands = find_islands(len(devices), links)
     made = Made(now(), f"typed: {text.strip()}", __version__, typed.notes)
+    return shaped_fabric(typed.shape, typed.network, made)
+
+
+def shaped_fabric(shape: Shape, network: Network | None, made: Made) -> Fabric:
+    """Nodes of one shape and what joins them: every pair listed in a small fabric, a trunk in a
+    large one.
+    """
+    devices, links = _devices(shape), links_in_nodes(shape)
+    trunk = trunk_between_nodes(shape, network)
+    trunks = () if trunk is None else (trunk,)
+    nodes = [range(at, at + shape.gpus) for at in range(0, len(devices), shape.gpus)]
+    islands = find_islands(len(devices), links, trunks=trunks, hosts=nodes)
+    if len(devices) > MOST_LISTED:
+        return Fabric(devices, links, islands, made, trunks=trunks)
+    named = [(f"node{i}", node) for i, node in enumerate(nodes)]
+    links += tuple(link for trunk in trunks for link in every_pair(trunk, named))
     return Fabric(devices, links, islands, made)
 
 

@@ -19,15 +19,16 @@ other quad; what has no link goes over PCIe. With 6 links the doubled ones are t
 V100 (NVIDIA, "DGX-1 With Tesla V100 System Architecture", 2017); else each of the 4 neighbours has
 L // 4. Fewer than 8 devices are the first ones of such a box.
 
-Between nodes every pair has a link. A device has K // GPUS rails to itself, or shares one with its
-neighbours where there are fewer rails than devices; never more than its slot carries.
+Between nodes a trunk joins every pair. A device has K // GPUS rails to itself, or shares one with
+its neighbours where there are fewer rails than devices; never more than its slot carries.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from wirecut.fabric.catalogue import NVLINK_WORDS, DeviceSpec
-from wirecut.fabric.fabric import Link, Source
+from wirecut.fabric.link import Link, Source, Trunk
 from wirecut.fabric.physics import PCIE, pair_wire
 from wirecut.fabric.wires import WIRES, words_for
 
@@ -53,12 +54,13 @@ class Shape:
 @dataclass(frozen=True, slots=True)
 class Network:
     """`rails` ports of `gbits` Gbit/s on each node. `kind` "nvswitch": the nodes' NVSwitches are
-    one.
+    one. `given`: somebody said so; else it is assumed.
     """
 
     kind: str
     gbits: float
     rails: int
+    given: bool = True
 
 
 def why_not(wire: str, spec: DeviceSpec, gpus: int) -> str:
@@ -131,32 +133,35 @@ def _num_links(wire: str, spec: DeviceSpec, gpus: int, a: int, b: int) -> int:
     return neighbours * (spec.num_links // CUBE_TWIN)
 
 
-def links_between_nodes(shape: Shape, network: Network | None) -> tuple[Link, ...]:
-    """Every pair of devices on different nodes. `shares` names the NIC of the first of the two."""
+def trunk_between_nodes(shape: Shape, network: Network | None) -> Trunk | None:
+    """What joins any two devices of different nodes."""
     if network is None:
-        return ()
+        return None
     spec, gpus = shape.spec, shape.gpus
     slot = shape.wire.partition("-")[0] if shape.wire in PCIE_WORDS else spec.pcie
     own = max(1, network.rails // gpus)  # rails that one device has
     if network.kind == "nvswitch":
-        raw, path = spec.link_bytes_per_s, [f"{spec.num_links} x NVLink, multi-node"] * gpus
+        raw, paths = spec.link_bytes_per_s, [f"{spec.num_links} x NVLink, multi-node"] * gpus
     else:
         raw = min(own * network.gbits * 1e9 / 8, PCIE[slot])
         rails = [
             index * own if network.rails >= gpus else index * network.rails // gpus
             for index in range(gpus)
         ]
-        path = [
+        paths = [
             f"rail {rail}" if own == 1 else f"rails {rail} to {rail + own - 1}" for rail in rails
         ]
-    latency_s, bytes_per_s = pair_wire(network.kind, raw)
-    links: list[Link] = []
-    for a in range((shape.nodes - 1) * gpus):
-        node, index = divmod(a, gpus)
-        way = path[index]
-        shares = f"nic of node{node}, {way}" if network.rails else ""
-        links += [
-            Link(a, b, network.kind, latency_s, bytes_per_s, "datasheet", 0.0, way, shares)
-            for b in range((node + 1) * gpus, shape.nodes * gpus)
-        ]
-    return tuple(links)
+    source: Source = "datasheet" if network.given else "assumed"
+    wire = pair_wire(network.kind, raw)
+    return Trunk(network.kind, *wire, source, 0.0, tuple(paths), shared=network.rails > 0)
+
+
+def every_pair(trunk: Trunk, hosts: Sequence[tuple[str, Sequence[int]]]) -> tuple[Link, ...]:
+    """A trunk as a link for each pair of devices on different hosts."""
+    return tuple(
+        trunk.link(a, b, host, place)
+        for i, (host, devices) in enumerate(hosts)
+        for place, a in enumerate(devices)
+        for _, others in hosts[i + 1 :]
+        for b in others
+    )
