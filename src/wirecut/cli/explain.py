@@ -15,8 +15,9 @@ def explain(
     ] = None,
 ) -> None:
     """Say why a plan is what it is, or why it is not another one."""
-    from wirecut.explain.answer import answer, why_not_answer
+    from wirecut.explain.answer import answer
     from wirecut.explain.page import show
+    from wirecut.explain.why_not import why_not_answer
     from wirecut.layout.plan import load_plan
 
     plan = load_plan(plan_file)

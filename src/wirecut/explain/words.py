@@ -2,12 +2,59 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 
-from wirecut.cost.terms import Estimate
+from wirecut.cost.terms import Estimate, Kind, Memory
 from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.wires import words_for
 from wirecut.layout.layout import parse_layout
-from wirecut.units import show_seconds
+from wirecut.spec.traffic import Traffic
+from wirecut.units import show_bytes, show_seconds
+
+KIND_NAMES: dict[Kind, str] = {"wait": "waiting"}
+
+
+def kind_name(kind: Kind) -> str:
+    """What a person calls a kind of time."""
+    return KIND_NAMES.get(kind, kind)
+
+
+def counted(count: int, noun: str) -> str:
+    """'1 device', '2 devices'."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def model_name(model: str) -> str:
+    """A model's id, or its folder's name."""
+    return PurePath(model).name if model.startswith("/") else model
+
+
+def load_in_words(traffic: Traffic) -> str:
+    """'8 users at once' or '2.5 requests/s'."""
+    if traffic.rate is not None:
+        return f"{traffic.rate:g} requests/s"
+    return f"{counted(traffic.concurrency or 1, 'user')} at once"
+
+
+def targets_in_words(traffic: Traffic) -> str:
+    """'TTFT 300 ms, TPOT 20 ms', or nothing."""
+    limits = (("TTFT", traffic.ttft_ms), ("TPOT", traffic.tpot_ms))
+    return ", ".join(f"{name} {limit:g} ms" for name, limit in limits if limit is not None)
+
+
+def used_bytes(memory: Memory) -> int:
+    """Bytes of the fullest rank that are taken when the load runs."""
+    return memory.weights_bytes + memory.kv_bytes + memory.activation_bytes + memory.buffer_bytes
+
+
+def memory_in_words(memory: Memory, placement: Sequence[int]) -> str:
+    """'of 72.0 GiB on rank 3 (device 3), the fullest; 12.0 GiB lie idle on the others'."""
+    where = f"of {show_bytes(memory.capacity_bytes)}"
+    if len(placement) > 1:
+        where += f" on rank {memory.rank} (device {placement[memory.rank]}), the fullest"
+    if memory.wasted_bytes:
+        where += f"; {show_bytes(memory.wasted_bytes)} stay empty on the others when it is full"
+    return where
 
 
 def wire_name(kind: str) -> str:
@@ -24,8 +71,8 @@ def devices_in_words(fabric: Fabric) -> str:
     """'2 x AMD EPYC (cpu-core) on vm, joined by shared memory and TCP (Gloo)'."""
     counts = Counter((device.name, device.kind) for device in fabric.devices)
     devices = listed([f"{count} x {name} ({kind})" for (name, kind), count in counts.items()])
-    kinds = dict.fromkeys(link.kind for link in fabric.links)
-    wires = f", joined by {listed([wire_name(kind) for kind in kinds])}" if kinds else ""
+    kinds = [wire_name(kind) for kind in fabric.wire_kinds]
+    wires = f", joined by {listed(kinds)}" if kinds else ""
     hosts = fabric.hosts[0] if len(fabric.hosts) == 1 else f"{len(fabric.hosts)} hosts"
     return f"{devices} on {hosts}{wires}"
 
@@ -65,8 +112,8 @@ def within(interval: tuple[float, float]) -> str:
 
 
 def tokens_per_s(rate: float) -> str:
-    """'1768' or '3.42': output tokens per second."""
-    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
+    """'1768', '93.0' or '3.42': output tokens per second."""
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 10 else f"{rate:.2f}"
 
 
 def percent(share: float) -> str:

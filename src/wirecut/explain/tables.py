@@ -1,0 +1,147 @@
+"""The two tables that a person scans: how the layouts rank, and where each one's time goes.
+
+[*ranking_table(plan, rows), *budget_table(plan, rows)]
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from wirecut.cost.terms import Kind
+from wirecut.explain.budget import KINDS, Row, by_kind, in_steps, whole_request
+from wirecut.explain.page import INDENT, WIDTH, Block, Grid, Heading, Paragraph
+from wirecut.explain.words import (
+    counted,
+    kind_name,
+    listed,
+    load_in_words,
+    targets_in_words,
+    tokens_per_s,
+    used_bytes,
+)
+from wirecut.layout.plan import PlanFile
+from wirecut.planner.contest import meets_targets
+from wirecut.planner.plan import Ranking
+from wirecut.units import show_bytes, show_seconds
+
+# How a bar is filled in a terminal, told apart without colour.
+FILLS: dict[Kind, str] = {
+    "compute": "█",
+    "memory": "▓",
+    "all-reduce": "▒",
+    "all-to-all": "▚",
+    "hand-off": "░",
+    "bubble": "·",
+    "overhead": "▄",
+    "wait": "─",
+}
+LONGEST_BAR, SHORTEST_BAR = 28, 8
+GAP = 2  # between columns of a Grid
+DIGITS = 4  # of the longest request
+SHOWN_ALIKE = 4
+
+
+def ranking_table(plan: PlanFile, ranking: Ranking, rows: Sequence[Row]) -> list[Block]:
+    """TTFT, TPOT, throughput and memory of the layouts shown, and how many are not."""
+    limits = targets_in_words(plan.traffic)
+    cells: list[tuple[str, ...]] = []
+    for row in rows:
+        one = row.estimate
+        met = meets_targets(one.ttft_s, one.tpot_s, plan.traffic)
+        low, high = one.interval["output_tokens_per_s"]
+        cells.append(
+            (
+                str(row.place),
+                one.layout,
+                str(one.devices_used),
+                show_seconds(one.ttft_s),
+                show_seconds(one.tpot_s),
+                tokens_per_s(one.output_tokens_per_s),
+                f"{tokens_per_s(low)} to {tokens_per_s(high)}",
+                show_bytes(used_bytes(one.memory)),
+                *((("met" if met else "missed"),) if limits else ()),
+                "",
+            )
+        )
+    target = ("target",) if limits else ()
+    columns = (">", "layout", ">devices", ">TTFT", ">TPOT", ">tok/s", "from, to", ">memory")
+    title = f"Ranking for {plan.goal}" + (f", within {limits}" if limits else "")
+    blocks: list[Block] = [Heading(title), Grid((*columns, *target, ""), cells, frozenset({0}))]
+    if words := _not_shown(plan, ranking, rows):
+        blocks.append(Paragraph(words))
+    return blocks
+
+
+def _not_shown(plan: PlanFile, ranking: Ranking, rows: Sequence[Row]) -> str:
+    alike = [row for row in rows if row.alike]
+    more = len(ranking.ranked) - len(rows) - sum(len(row.alike) for row in alike)
+    words: list[str] = []
+    if alike:
+        stands = [f"{row.estimate.layout} for {_few(row.alike)}" for row in alike]
+        if len(stands) > SHOWN_ALIKE:
+            stands = [*stands[:SHOWN_ALIKE], "so on"]
+        words.append(
+            f"{load_in_words(plan.traffic)}: too small a load to tell more replicas apart (1% or "
+            f"less), so one row stands for all: {listed(stands)}."
+        )
+    if more:
+        words.append(f"{counted(more, 'other layout')} work{'s' if more == 1 else ''} too.")
+    return " ".join(words)
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN_ALIKE
+    return listed([*names[:SHOWN_ALIKE], *([f"{more} more"] if more > 0 else [])])
+
+
+def budget_table(plan: PlanFile, rows: Sequence[Row]) -> list[Block]:
+    """Seconds of one request by kind of time, a row a layout, with a bar; each row adds up to the
+    request as printed.
+    """
+    outputs = plan.traffic.output_tokens
+    parts = [by_kind(row.estimate, outputs) for row in rows]
+    longest = max(whole_request(row.estimate, outputs) for row in rows)
+    unit, name, digits = scale_of(longest)
+    step = unit / 10**digits
+    kinds: list[Kind] = [kind for kind in KINDS if any(kind in one for one in parts)]
+    cells: list[list[str]] = []
+    for row, one in zip(rows, parts, strict=True):
+        counts = in_steps(one, step)
+        shown = [_cell(counts[kind], digits) if kind in counts else "-" for kind in kinds]
+        cells.append([row.estimate.layout, _cell(sum(counts.values()), digits), *shown])
+    columns = ["layout", ">request"]
+    columns += [f">{kind_name(kind)}" for kind in kinds]
+    widths = [
+        max(len(columns[i].removeprefix(">")), *(len(row[i]) for row in cells))
+        for i in range(len(columns))
+    ]
+    room = min(LONGEST_BAR, WIDTH - INDENT - sum(widths) - GAP * len(widths))
+    title = f"Where the time of one request goes, in {name} (TTFT + {outputs - 1} x TPOT)"
+    if room < SHORTEST_BAR:
+        return [Heading(title), Grid((*columns, ""), [(*row, "") for row in cells], frozenset({0}))]
+    bars = [bar(one, longest, room) for one in parts]
+    rows_with_bars = [(*row, drawn) for row, drawn in zip(cells, bars, strict=True)]
+    legend = "  ".join(f"{FILLS[kind]} {kind_name(kind)}" for kind in kinds)
+    return [
+        Heading(title),
+        Grid((*columns, ""), rows_with_bars, frozenset({0})),
+        Paragraph(legend),
+    ]
+
+
+def scale_of(longest_s: float) -> tuple[float, str, int]:
+    """(seconds a unit, its name, digits after the point) in which a column of times is shown."""
+    unit, name = next(
+        (one for one in ((1.0, "s"), (1e-3, "ms")) if longest_s >= 10 * one[0]), (1e-6, "us")
+    )
+    return unit, name, max(0, DIGITS - 1 - math.floor(math.log10(longest_s / unit)))
+
+
+def _cell(count: int, digits: int) -> str:
+    return f"{count / 10**digits:.{digits}f}"
+
+
+def bar(parts: Mapping[Kind, float], longest_s: float, width: int) -> str:
+    """A bar of block characters, `width` for the longest request."""
+    return "".join(
+        FILLS[kind] * count for kind, count in in_steps(parts, longest_s / width).items()
+    )
