@@ -1,58 +1,189 @@
-"""What a runtime adds to the arithmetic, counted in launches of small operations so that it moves
-between machines.
+"""What a runtime adds to the arithmetic: its own work, its batching, its memory, its limits.
 
-    profile = engine_profile("wirecut")
+    profile = engine_profile("vllm")
+    profile.steps.host_s, profile.batching.mixes
+
+Wirecut's own work is counted in launches of small operations, so that it moves between machines;
+other runtimes' in seconds of their host, fitted on published runs (benchmarks/serving.md).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from wirecut.errors import UsageError
+from wirecut.layout.plan import Limits
+from wirecut.layout.rules import EngineRules
+from wirecut.units import GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What a step costs beside its products, attention and wires.
+
+    In launches of one small operation, which take the device's `launch_s`: `ops_per_layer` (norms,
+    projections, rotary, cache write, activation, additions), `ops_per_sequence_layer` (attention on
+    CPU cores is one call per sequence, and its slicing), `step_ops` once per step before the first
+    stage, `stage_ops` on each later stage, `ops_per_sequence` (sampling and commit) on the last
+    stage, `request_ops` once per request.
+
+    In seconds of the host that the device waits for: `host_s` per step, `sequence_s` per sequence
+    in it, `request_s` once per request before its first token. `graphs`: decode steps run as one
+    CUDA graph; other steps launch kernel by kernel, each `kernel_s` of the host.
+    """
+
+    ops_per_layer: int = 0
+    ops_per_sequence_layer: int = 0
+    step_ops: int = 0
+    stage_ops: int = 0
+    ops_per_sequence: int = 0
+    request_ops: int = 0
+    host_s: float = 0.0
+    sequence_s: float = 0.0
+    request_s: float = 0.0
+    graphs: bool = False
+    kernel_s: float = 5e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """Who goes into a step. `mixes`: prompts ride with decodes; else they go alone and decodes
+    wait.
+
+    `in_flight`: batches a pipeline keeps in flight, as a share of its stages beyond the first; 1 is
+    dealt evenly. `handoffs`: hidden states a boundary sends per token (2: the residual apart).
+    `reserves`: a request starts only where room for its whole answer is left. A pipeline's stages
+    share prompts out in chunks of at least `min_chunk_tokens`; 0: they are not shared out.
+    """
+
+    mixes: bool = True
+    in_flight: float = 1.0
+    handoffs: int = 1
+    reserves: bool = True
+    min_chunk_tokens: int = 0
+    block_tokens: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How a runtime accounts for a device's memory: it takes `share` of it; CUDA context, libraries
+    and graphs take `runtime_bytes`, more `group_bytes` of buffers with TP; `of_rest`: the share is
+    of what weights and the rest leave free, not of the device.
+    """
+
+    share: float = 0.9
+    runtime_bytes: int = 0
+    group_bytes: int = 0
+    of_rest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EngineProfile:
-    """Launches per forward, on every rank; a launch takes the device's `launch_s`."""
+    """One runtime. `library` is its collectives' (`libraries.LIBRARIES`); None: by the wire.
+    `kv_formats`: what the cache is stored in, by the kind that linears are stored in, where that is
+    not the activations'. `step_tokens` and `sequences` are its default limits by device memory, as
+    (at least so many GiB, value), largest first.
+    """
 
     name: str
-    ops_per_layer: int  # norms, projections, rotary, cache write, activation, additions
-    ops_per_sequence_layer: int  # attention on CPU cores is one call per sequence, and its slicing
-    step_ops: int  # schedule, step message, batch tensors: once per step, before the first stage
-    stage_ops: int  # the same on each later stage: decode the step, batch tensors, tokens back
-    ops_per_sequence: int  # sampling and commit of one sequence: once per step, on the last stage
-    request_ops: int  # a request's way to the engine, its first token's way back: once
-    min_chunk_tokens: int  # a pipeline's stages share prompts out in chunks of at least so many
-    block_tokens: int  # KV cache is given out in blocks of so many tokens
-    message_bytes: int  # a step or its tokens on the way between ranks
-    library: str | None = None  # its collectives' (`libraries.LIBRARIES`); None: by the wire
+    rules: EngineRules = EngineRules()
+    steps: Steps = Steps()
+    batching: Batching = Batching()
+    room: Room = Room()
+    library: str | None = None
+    message_bytes: int = 1024
+    kv_formats: Mapping[str, str] = field(default_factory=dict[str, str])
+    step_tokens: tuple[tuple[int, int], ...] = ((0, 2048),)
+    sequences: tuple[tuple[int, int], ...] = ((0, 64),)
+    has_ep: bool = True
 
     def in_blocks(self, tokens: int) -> int:
         """KV room for `tokens`, which is given out in whole blocks."""
-        return -(-tokens // self.block_tokens) * self.block_tokens
+        return -(-tokens // self.batching.block_tokens) * self.batching.block_tokens
+
+    def limits(self, memory_bytes: int) -> Limits:
+        """Its default limits on devices of this memory."""
+
+        def by_memory(table: tuple[tuple[int, int], ...]) -> int:
+            return next(value for gib, value in table if memory_bytes >= gib * GIB)
+
+        return Limits(by_memory(self.step_tokens), by_memory(self.sequences))
 
 
 # Layers: counted (tests/test_operations.py), views by their share. Steps and requests: what was
 # left of measured runs of the demo checkpoint on one rank, with 1 and 8 sequences.
 WIRECUT = EngineProfile(
     name="wirecut",
-    ops_per_layer=18,
-    ops_per_sequence_layer=4,
-    step_ops=40,
-    stage_ops=40,
-    ops_per_sequence=2,
-    request_ops=60,
-    min_chunk_tokens=64,
-    block_tokens=32,
-    message_bytes=1024,
+    rules=EngineRules(uneven_tp=True),
+    steps=Steps(
+        ops_per_layer=18,
+        ops_per_sequence_layer=4,
+        step_ops=40,
+        stage_ops=40,
+        ops_per_sequence=2,
+        request_ops=60,
+    ),
+    batching=Batching(block_tokens=32, min_chunk_tokens=64),
 )
-ENGINES = {"wirecut": WIRECUT}
-LATER = ("vllm", "sglang", "trtllm")
+# Defaults as its documentation gives them: a budget of 2,048 tokens below 70 GB, 8,192 from there,
+# 16,384 from 160 GB; 0.9 of the memory; CUDA graphs; the residual sent apart; EP over all ranks.
+VLLM = EngineProfile(
+    name="vllm",
+    rules=EngineRules(experts="all"),
+    steps=Steps(host_s=1.5e-3, sequence_s=10e-6, request_s=15e-3, graphs=True),
+    batching=Batching(in_flight=0.6, handoffs=2, reserves=False),
+    room=Room(share=0.9, runtime_bytes=int(1.5 * GIB), group_bytes=GIB // 2),
+    library="custom_graph",
+    step_tokens=((150, 16384), (66, 8192), (0, 2048)),
+    sequences=((66, 1024), (0, 256)),
+)
+SGLANG = EngineProfile(
+    name="sglang",
+    rules=EngineRules(experts="any"),
+    steps=Steps(host_s=0.8e-3, sequence_s=5e-6, request_s=20e-3, graphs=True),
+    batching=Batching(mixes=False, handoffs=2, reserves=False),
+    room=Room(share=0.88, runtime_bytes=2 * GIB, group_bytes=GIB // 2),
+    library="custom_graph",
+    step_tokens=((66, 8192), (20, 4096), (0, 2048)),
+    sequences=((66, 1024), (0, 256)),
+)
+TRTLLM = EngineProfile(
+    name="trtllm",
+    rules=EngineRules(experts="any"),
+    steps=Steps(host_s=0.3e-3, sequence_s=5e-6, request_s=15e-3, graphs=True, kernel_s=3e-6),
+    batching=Batching(handoffs=2),
+    room=Room(share=0.9, runtime_bytes=2 * GIB, group_bytes=GIB // 2, of_rest=True),
+    library="trtllm",
+    kv_formats={"fp8": "fp8", "nvfp4": "fp8"},
+    step_tokens=((0, 8192),),
+    sequences=((0, 2048),),
+)
+LMDEPLOY = EngineProfile(
+    name="lmdeploy",
+    rules=EngineRules(experts="any"),
+    steps=Steps(host_s=0.5e-3, sequence_s=5e-6, request_s=10e-3, kernel_s=3e-6),
+    batching=Batching(mixes=False),
+    room=Room(share=0.8, runtime_bytes=GIB, of_rest=True),
+    library="custom_eager",
+    step_tokens=((0, 8192),),
+    sequences=((0, 256),),
+)
+# One sequence after another through the layers' devices: it does not overlap its stages.
+LLAMA_CPP = EngineProfile(
+    name="llama.cpp",
+    rules=EngineRules(experts="none"),
+    steps=Steps(host_s=0.3e-3, request_s=1e-3, graphs=True, kernel_s=3e-6),
+    batching=Batching(mixes=True, in_flight=0.0),
+    room=Room(share=0.97, runtime_bytes=GIB // 2),
+    library="nccl",
+    step_tokens=((0, 512),),
+    sequences=((0, 64),),
+)
+ENGINES = {one.name: one for one in (WIRECUT, VLLM, SGLANG, TRTLLM, LMDEPLOY, LLAMA_CPP)}
 
 
 def engine_profile(name: str) -> EngineProfile:
     """The profile of a runtime by name. Raises UsageError that lists the names."""
-    if name in ENGINES:
+    try:
         return ENGINES[name]
-    known = ", ".join(ENGINES)
-    if name in LATER:
-        raise UsageError(f"engine {name!s} is not supported yet; this version predicts: {known}")
-    raise UsageError(f"no engine {name!r}; this version predicts: {known}")
+    except KeyError:
+        raise UsageError(f"no engine {name!r}; wirecut predicts {', '.join(ENGINES)}") from None

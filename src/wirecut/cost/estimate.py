@@ -13,7 +13,7 @@ from wirecut.cost.load import Load, Timing, time_load
 from wirecut.cost.memory import why_no_room
 from wirecut.cost.pace import Prefill
 from wirecut.cost.replica import Pricing, Replica
-from wirecut.cost.terms import Estimate, Memory, Phase, Rejected, Term, blend, intervals
+from wirecut.cost.terms import Estimate, Kind, Memory, Phase, Rejected, Term, blend, intervals
 from wirecut.cost.wire import WireItem, wire_items
 from wirecut.errors import FabricError, UsageError
 from wirecut.fabric.fabric import Source
@@ -58,12 +58,16 @@ def consider(pricing: Pricing, cut: Cut, traffic: Traffic) -> Candidate | Reject
         replica = Replica(pricing, cut)
     except FabricError as error:
         return Rejected(layout, str(error))
-    memory = replica.memory()
     request_tokens = pricing.engine.in_blocks(traffic.input_tokens + traffic.output_tokens)
-    reason = why_no_room(memory, request_tokens, replica.kv_token_bytes())
+    memory = replica.memory(request_tokens)
+    token_bytes = replica.kv_token_bytes(request_tokens)
+    reason = why_no_room(memory, request_tokens, token_bytes, pricing.engine)
     if reason is not None:
         return Rejected(layout, reason, memory)
-    most_running = min(pricing.limits.max_seqs, memory.kv_tokens // request_tokens)
+    filled = request_tokens
+    if not pricing.engine.batching.reserves:  # requests are halfway through their answers on average
+        filled = pricing.engine.in_blocks(traffic.input_tokens + traffic.output_tokens // 2)
+    most_running = max(1, min(pricing.limits.max_seqs, memory.kv_tokens // filled))
     return Candidate(cut, replica, memory, most_running)
 
 
@@ -78,13 +82,14 @@ def price(candidate: Candidate, traffic: Traffic) -> Estimate:
     """The estimate of a cut that works, its terms summing to TTFT and TPOT."""
     timing, replica = candidate.timing(traffic), candidate.replica
     terms = (*_prefill_terms(candidate, timing, traffic), *_decode_terms(candidate, timing))
-    tokens = timing.running * (traffic.input_tokens + traffic.output_tokens)
+    tokens = traffic.input_tokens + traffic.output_tokens
+    kv_bytes = timing.running * tokens * replica.kv_token_bytes(tokens)
     rate = timing.output_tokens_per_s
     return Estimate(
         layout=str(candidate.cut.layout),
         placement=candidate.cut.placement,
         stages=candidate.cut.stages,
-        memory=replace(candidate.memory, kv_bytes=tokens * replica.kv_token_bytes()),
+        memory=replace(candidate.memory, kv_bytes=round(kv_bytes)),
         ttft_s=timing.ttft_s,
         tpot_s=timing.tpot_s,
         output_tokens_per_s=rate,
@@ -102,19 +107,20 @@ def _decode_terms(candidate: Candidate, timing: Timing) -> Iterator[Term]:
     """
     decode, pp = timing.decode, candidate.cut.layout.pp
     items = _items(
-        candidate, forwards=decode.batches, tokens=timing.running, logit_rows=timing.running
+        candidate, forwards=round(decode.batches), tokens=timing.running, logit_rows=timing.running
     )
     share = decode.batches / pp
-    suffix = "" if share == 1 else f" x {decode.batches}/{pp} busy"
+    suffix = "" if share == 1 else f" x {decode.batches:.3g}/{pp} busy"
     for piece in decode.forward.pieces:
         yield _term(piece, "decode", share, suffix, items)
     if pp > 1:
         slowest = max(
             c + w for c, w in zip(decode.forward.compute_s, decode.forward.wire_s, strict=True)
         )
-        flight = f"{decode.batches} batch{'es' if decode.batches > 1 else ''} in flight"
+        flight = f"{decode.batches:.3g} batch{'es' if decode.batches > 1 else ''} in flight"
         because = f"{flight} in {pp} stages, the slowest {show_seconds(slowest)}"
-        yield _gap("bubble", "decode", decode.bubble_s, because, _sources(decode.forward))
+        blended = _sources(decode.forward)
+        yield _gap("bubble", "decode", decode.bubble_s, because, blended, "bubble")
     yield from _wait_terms(timing, "decode")
 
 
@@ -136,7 +142,8 @@ def _prefill_terms(candidate: Candidate, timing: Timing, traffic: Traffic) -> It
     if pp > 1:
         plural = "s" if prefill.chunks > 1 else ""
         because = f"{prefill.chunks} chunk{plural} of one prompt through {pp} stages"
-        yield _gap("bubble", "prefill", prefill.bubble_s, because, _sources(prefill.last))
+        blended = _sources(prefill.last)
+        yield _gap("bubble", "prefill", prefill.bubble_s, because, blended, "bubble")
     yield from _wait_terms(timing, "prefill")
 
 
@@ -175,6 +182,7 @@ def _term(
         wire_bytes=item.bytes if item else 0,
         axis=item.axis if item else None,
         spread=piece.spread,
+        kind=piece.kind,
     )
 
 
@@ -199,15 +207,21 @@ def _sources(*forwards: Forward) -> tuple[Source, float]:
 
 
 def _gap(
-    name: str, phase: Phase, seconds: float, because: str, blended: tuple[Source, float]
+    name: str,
+    phase: Phase,
+    seconds: float,
+    because: str,
+    blended: tuple[Source, float],
+    kind: Kind,
 ) -> Term:
     """Time in which this request's own work does not go on; as sure as the work that causes it."""
     source, spread = blended
-    return Term(name, phase, seconds, because, source, spread=spread)
+    return Term(name, phase, seconds, because, source, spread=spread, kind=kind)
 
 
 def _wait_terms(timing: Timing, phase: Phase) -> Iterator[Term]:
     blended = _sources(timing.decode.forward, timing.prefill.last)
     for wait in timing.waits:
         if wait.phase == phase:
-            yield _gap(wait.name, phase, wait.seconds, wait.because(), blended)
+            kind: Kind = "overhead" if wait.name == "request" else "wait"
+            yield _gap(wait.name, phase, wait.seconds, wait.because(), blended, kind)

@@ -1,19 +1,21 @@
 """A forward as data: what it works on, and what it was found to cost.
 
-    Batch(rows=4, sequences=4, kv_tokens=2200, pairs=2200, logit_rows=4)  # decode of 4
+    Batch(decodes=4, context=550)                     # one token for each of 4 sequences
+    Batch(decodes=4, context=550, chunk=512, prompts=1, prefills=1)   # and a prompt beside them
 
 Knows no prices: `step` fills it.
 """
 
 from dataclasses import dataclass
 
+from wirecut.cost.terms import Kind
 from wirecut.fabric.fabric import Source
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """One named share of a forward, summed over its stages; `between_stages`: on a token's way, at
-    no stage.
+    no stage. `kind` is what the time is spent on.
     """
 
     name: str
@@ -21,6 +23,7 @@ class Piece:
     because: str
     source: Source
     spread: float
+    kind: Kind
     between_stages: bool = False
 
 
@@ -40,16 +43,34 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one forward works on: `rows` tokens of `sequences` requests.
+    """What one forward works on: one token for each of `decodes` sequences that have `context`
+    tokens (mean), and `chunk` tokens of `prompts` prompts, of each of which `before` tokens are in
+    the cache (mean). `prefills` of the prompts end in it and want logits.
 
-    `kv_tokens` are read from the cache, `pairs` is query tokens times the keys each sees,
-    `logit_rows` rows want logits. `busy` devices work meanwhile, in all replicas; 0 means as many
-    as when the fabric was measured.
+    `busy` devices work meanwhile, in all replicas; 0 means as many as when the fabric was measured.
     """
 
-    rows: int
-    sequences: int
-    kv_tokens: float
-    pairs: float
-    logit_rows: int
+    decodes: int = 0
+    context: float = 0.0
+    chunk: int = 0
+    prompts: int = 0
+    before: float = 0.0
+    prefills: int = 0
     busy: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.decodes + self.chunk
+
+    @property
+    def sequences(self) -> int:
+        return self.decodes + self.prompts
+
+    @property
+    def logit_rows(self) -> int:
+        return self.decodes + self.prefills
+
+    @property
+    def chunk_keys(self) -> float:
+        """Keys that a token of the chunk sees, mean: what was before, and half of its own."""
+        return self.before + (self.chunk / self.prompts + 1) / 2 if self.prompts else 0.0

@@ -1,166 +1,197 @@
-"""What each rank holds, in elements and bytes, and whether it fits. Asks `layout.shards`, the one
-definition of a shard.
+"""What each rank holds, and whether it fits, as the runtime accounts for it. Asks `layout.shards`,
+the one definition of a shard.
 
-    sizes = RankSizes.of(spec, tp=2, tp_rank=0)
-    sizes.stage_elements((0, 4), is_first=True, is_last=False)
+    sizes = RankSizes.of(spec, Layout(tp=2), tp_rank=0, kv="bf16")
+    sizes.weight_bytes((0, 4), is_first=True, is_last=False)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from wirecut.cost.engines import EngineProfile
 from wirecut.cost.terms import Memory
+from wirecut.cost.work import LayerWork, Product, layer_work
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut, Limits
-from wirecut.layout.shards import head_share, held_units, padded_vocab, tensor_slice
-from wirecut.spec.attention import Attention
-from wirecut.spec.feedforward import Mlp
-from wirecut.spec.model import Layer, ModelSpec
-from wirecut.spec.tensor import Tensor
+from wirecut.layout.shards import belongs_to, held_bytes, padded_vocab
+from wirecut.spec.feedforward import Moe
+from wirecut.spec.formats import element_bits
+from wirecut.spec.model import ModelSpec
 from wirecut.units import DTYPE_BYTES, GIB, MIB
 
-# The rest is the runtime's own: code, libraries, message buffers, allocator slack. vLLM and SGLang
-# default to 0.9 too.
-USABLE_MEMORY = 0.9
 LOGIT_BYTES = 4  # logits are sampled in fp32
 HIDDEN_BUFFERS = 4  # residual, its norm, a layer's output, and what arrives from the other ranks
 WIDE_BUFFERS = 3  # gate, up and their product
+STATE_BYTES = 4  # recurrent states are kept in fp32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RankSizes:
-    """Elements that one rank of a TP group holds, layer by layer as running sums, and outside the
-    layers.
+    """What one rank of a TP group holds, layer by layer, and outside the layers. Bytes.
 
-    `linears` counts what matrix products stream, `weights` all, `kv` keys and values of a token,
-    `width` query heads times head_dim. Entry i is the sum before layer i.
+    `linears`, `weights` and `kv` (of one token, no window considered) are running sums: entry i is
+    the sum before layer i.
     """
 
-    linears: tuple[int, ...]
-    weights: tuple[int, ...]
-    kv: tuple[int, ...]
-    width: tuple[int, ...]
-    embed: int
-    head: int
-    final_norm: int
-    tied: bool
+    spec: ModelSpec
+    layout: Layout
+    tp_rank: int
+    works: tuple[LayerWork, ...]
+    linears: tuple[float, ...]
+    weights: tuple[float, ...]
+    kv: tuple[float, ...]
+    head: Product
+    kv_size: float
 
     @classmethod
-    def of(cls, spec: ModelSpec, *, tp: int, tp_rank: int) -> "RankSizes":
-        """Sizes of rank `tp_rank` of `tp`. Layers of the same shape are asked for once."""
-
-        def held(tensors: Sequence[Tensor]) -> int:
-            return sum(
-                tensor_slice(tensor, tp=tp, tp_rank=tp_rank).elements_of(tensor)
-                for tensor in tensors
-            )
-
-        by_layer: dict[int, list[Tensor]] = {}
-        outside: dict[str, list[Tensor]] = {"embed": [], "head": [], "norm": []}
-        for tensor in spec.tensors:
-            if tensor.layer is None:
-                outside[tensor.part].append(tensor)
-            else:
-                by_layer.setdefault(tensor.layer, []).append(tensor)
-        known: dict[Layer, tuple[int, int, int, int]] = {}
-        for i, layer in enumerate(spec.layers):
-            if layer not in known:
-                norms = held([tensor for tensor in by_layer[i] if tensor.part == "norm"])
-                weights = held(by_layer[i])
-                known[layer] = (weights - norms, weights, *_heads(layer, tp, tp_rank))
-        columns = [known[layer] for layer in spec.layers]
-        linears, weights, kv, width = (
-            tuple(accumulate((row[n] for row in columns), initial=0)) for n in range(4)
+    def of(cls, spec: ModelSpec, layout: Layout, *, tp_rank: int, kv: str) -> "RankSizes":
+        """Sizes of rank `tp_rank` of the first replica. Layers of the same kind are asked for
+        once.
+        """
+        known = {layer: layer_work(spec, layer, layout, tp_rank) for layer in spec.kinds}
+        works = tuple(known[layer] for layer in spec.layers)
+        size = element_bits(kv) / 8
+        rows = padded_vocab(spec.vocab, layout.tp) // layout.tp
+        table = spec.outside_tensors[0]
+        bytes_each = next(
+            (t.element_bytes(spec.dtype) for t in spec.outside_tensors if t.part == "head"),
+            table.element_bytes(spec.dtype),
         )
-        embed = held(outside["embed"])
-        head = embed if spec.tied_embeddings else held(outside["head"])
-        tied, final_norm = spec.tied_embeddings, held(outside["norm"])
-        return cls(linears, weights, kv, width, embed, head, final_norm, tied)
+        head = Product("LM head", rows, spec.hidden, spec.dtype, rows * spec.hidden * bytes_each)
+        return cls(
+            spec=spec,
+            layout=layout,
+            tp_rank=tp_rank,
+            works=works,
+            linears=_sums(work.linear_bytes for work in works),
+            weights=_sums(work.weight_bytes for work in works),
+            kv=_sums(work.kv_elements * size for work in works),
+            head=head,
+            kv_size=size,
+        )
 
-    def stage_elements(self, layers: tuple[int, int], *, is_first: bool, is_last: bool) -> int:
-        """Weight elements of one rank of a stage; equal to `layout.shards.shard_elements`."""
-        total = self.weights[layers[1]] - self.weights[layers[0]]
-        total += self.embed if is_first else 0
-        if is_last:
-            total += self.final_norm + (0 if self.tied and is_first else self.head)
+    def weight_bytes(self, layers: tuple[int, int], *, is_first: bool, is_last: bool) -> float:
+        """Weights of one rank of a stage; equal to `layout.shards.rank_bytes`."""
+        ends = [
+            tensor
+            for tensor in self.spec.outside_tensors
+            if belongs_to(tensor, self.spec, is_first=is_first, is_last=is_last)
+        ]
+        own = held_bytes(ends, self.layout, dtype=self.spec.dtype, tp_rank=self.tp_rank)
+        return self.weights[layers[1]] - self.weights[layers[0]] + own
+
+    def request_bytes(self, layers: tuple[int, int], tokens: int) -> float:
+        """Cache of one request of `tokens` tokens in these layers: windows keep fewer, recurrent
+        layers a state.
+        """
+        total = 0.0
+        for work in self.works[layers[0] : layers[1]]:
+            if work.mixer is not None:
+                kept = work.mixer.cached_tokens(tokens) * work.kv_elements
+                total += kept * self.kv_size + work.state_elements * STATE_BYTES
         return total
 
 
-def _heads(layer: Layer, tp: int, tp_rank: int) -> tuple[int, int]:
-    """Key and value elements a token leaves in this layer, and query heads x head_dim, on one
-    rank.
-    """
-    mixer = layer.mixer
-    if mixer is None:
-        return 0, 0
-    width = mixer.pair_flops(decode=True) * head_share(layer, tp, tp_rank) / 4
-    return held_units(mixer.kv, tp, tp_rank), round(width)
+def _sums(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(accumulate(values, initial=0.0))
 
 
 def activation_bytes(spec: ModelSpec, layout: Layout, *, limits: Limits, dtype: str) -> int:
     """Buffers of a step that is full to the token budget, on the last stage's ranks.
 
-    tokens x (4 hidden + heads and keys and values + 3 intermediate share) x dtype + sequences x
-    vocabulary x 4 bytes.
+    tokens x (4 hidden + heads and keys and values + 3 widest intermediate share) x dtype +
+    sequences x vocabulary x 4 bytes.
     """
     tp = layout.tp
-    layer = max(spec.kinds, key=lambda one: one.mlp.intermediate if one.mlp else 0)
-    assert isinstance(layer.mixer, Attention)
-    assert isinstance(layer.mlp, Mlp)
-    attention = layer.mixer
-    heads = -(-attention.heads // tp) + 2 * -(-attention.kv_heads // tp)
-    wide = WIDE_BUFFERS * -(-layer.mlp.intermediate // tp)
-    row = HIDDEN_BUFFERS * spec.hidden + heads * attention.head_dim + wide
+    row = 0.0
+    for layer in spec.kinds:
+        work = layer_work(spec, layer, layout)
+        around = max((p.n for p in work.products if p.name == "qkv"), default=0)
+        wide = max((p.n for p in work.products if p.name == "gate_up"), default=0) * 1.5
+        if isinstance(layer.mlp, Moe) and work.routed:
+            routed = work.routed
+            here = routed.top_k * routed.here / routed.experts
+            wide += here * (WIDE_BUFFERS * routed.intermediate + routed.hidden)
+        row = max(row, HIDDEN_BUFFERS * spec.hidden + around + wide)
     logits = min(limits.max_seqs, limits.max_batched_tokens) * padded_vocab(spec.vocab, tp)
-    return limits.max_batched_tokens * row * DTYPE_BYTES[dtype] + logits * LOGIT_BYTES
+    return round(limits.max_batched_tokens * row * DTYPE_BYTES[dtype] + logits * LOGIT_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """One rank before any request runs; bytes. `room` is what is left for the cache."""
+
+    rank: int
+    weights: float
+    capacity: float
+    room: float
+    request: float
 
 
 def worst_memory(
-    spec: ModelSpec,
     cut: Cut,
     *,
     sizes: Sequence[RankSizes],
     capacities: Sequence[int],
     limits: Limits,
     dtype: str,
+    engine: EngineProfile,
+    tokens: int,
 ) -> Memory:
-    """The rank with the least room for KV, before any request runs (`kv_bytes` 0).
+    """The rank with the least room for requests of `tokens` tokens, before any runs (`kv_bytes` 0).
 
-    `sizes` is per TP rank, `capacities` the devices' memory by stage: the smallest among the
-    stage's devices.
+    `sizes` is per TP rank that differs, `capacities` the devices' memory by stage: the smallest
+    among the stage's devices.
     """
-    size, last = DTYPE_BYTES[dtype], cut.layout.pp - 1
-    activations = activation_bytes(spec, cut.layout, limits=limits, dtype=dtype)
-    worst: Memory | None = None
+    layout, room = cut.layout, engine.room
+    spec = sizes[0].spec
+    activations = activation_bytes(spec, layout, limits=limits, dtype=dtype)
+    buffers = room.runtime_bytes + (room.group_bytes if layout.tp > 1 else 0)
+    ranks: list[_Held] = []
     for stage, layers in enumerate(cut.stages):
-        capacity = int(capacities[stage] * USABLE_MEMORY)
-        for rank in sizes:
-            held = rank.stage_elements(layers, is_first=stage == 0, is_last=stage == last)
-            weights, per_token = held * size, (rank.kv[layers[1]] - rank.kv[layers[0]]) * size
-            room = (capacity - weights - activations) // per_token
-            if worst is None or room < worst.kv_tokens:
-                worst = Memory(weights, 0, activations, capacity, room)
-    assert worst is not None
-    return worst
+        for own in sizes:
+            weights = own.weight_bytes(
+                layers, is_first=stage == 0, is_last=stage == layout.pp - 1
+            )
+            fixed, device = weights + activations + buffers, capacities[stage]
+            capacity = device * room.share
+            if room.of_rest:
+                capacity = fixed + max(0.0, device - fixed) * room.share
+                capacity = capacity if fixed <= device else float(device)
+            rank = layout.rank(pp=stage, tp=own.tp_rank)
+            request = own.request_bytes(layers, tokens)
+            ranks.append(_Held(rank, weights, capacity, capacity - fixed, request))
+    worst = min(ranks, key=lambda one: one.room / max(1.0, one.request))
+    fits = worst.room / max(1.0, worst.request)
+    idle = sum(max(0.0, one.room - fits * one.request) for one in ranks) if fits > 0 else 0.0
+    return Memory(
+        weights_bytes=round(worst.weights),
+        kv_bytes=0,
+        activation_bytes=activations,
+        capacity_bytes=round(worst.capacity),
+        kv_tokens=int(fits * tokens),
+        buffer_bytes=buffers,
+        rank=worst.rank,
+        wasted_bytes=round(idle),
+    )
 
 
-def kv_bytes_per_token(cut: Cut, sizes: Sequence[RankSizes], dtype: str) -> int:
-    """Bytes that one token leaves on the rank that keeps most of it."""
-    most = max(rank.kv[last] - rank.kv[first] for rank in sizes for first, last in cut.stages)
-    return most * DTYPE_BYTES[dtype]
-
-
-def why_no_room(memory: Memory, request_tokens: int, kv_token_bytes: int) -> str | None:
+def why_no_room(
+    memory: Memory, request_tokens: int, kv_token_bytes: float, engine: EngineProfile
+) -> str | None:
     """Why a rank's memory does not do, with the numbers, or None when it does."""
+    buffers = f" + buffers {_show(memory.buffer_bytes)}" if memory.buffer_bytes else ""
+    share = f"{engine.room.share:.0%} of " + ("what is left of " if engine.room.of_rest else "")
     held = (
         f"weights {_show(memory.weights_bytes)} + activations {_show(memory.activation_bytes)}"
-        f" of {_show(memory.capacity_bytes)} usable ({USABLE_MEMORY:.0%} of the device)"
+        f"{buffers} of {_show(memory.capacity_bytes)} usable ({share}the device)"
     )
-    needed = memory.weights_bytes + memory.activation_bytes
+    needed = memory.weights_bytes + memory.activation_bytes + memory.buffer_bytes
     if needed > memory.capacity_bytes:
         return f"needs {_show(needed)} on one device, {_show(memory.capacity_bytes)} usable: {held}"
     if memory.kv_tokens < request_tokens:
-        needed += request_tokens * kv_token_bytes
+        needed += round(request_tokens * kv_token_bytes)
         return (
             f"KV room for {memory.kv_tokens} tokens, one request has {request_tokens}: "
             f"needs {_show(needed)} on one device; {held}"

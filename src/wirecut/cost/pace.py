@@ -8,7 +8,8 @@ flips. `busy_replicas` of all replicas work at the same time (0: all): devices t
 slow each other.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from wirecut.cost.forward import Batch, Forward
 from wirecut.cost.replica import Replica
@@ -25,7 +26,7 @@ class Decode:
     """
 
     forward: Forward
-    batches: int
+    batches: float
     step_s: float
     bubble_s: float
     idle: float
@@ -56,21 +57,61 @@ def time_decode(
     context: float,
     speed: float = 1.0,
     busy_replicas: int = 0,
+    overlap: bool = True,
 ) -> Decode:
-    """A decode step of `requests` sequences with `context` tokens each, dealt evenly to batches in
-    flight.
+    """A decode step of `requests` sequences with `context` tokens each, dealt to the batches in
+    flight; without `overlap` they are one batch, which visits the stages one by one.
 
     step = max(the way of one batch through all stages, batches x the slowest stage or hand-off).
     """
     pp = len(replica.stages)
-    batches = min(pp, requests)
-    rows = -(-requests // batches)
-    busy = _busy(replica, batches, busy_replicas)
-    forward = price_forward(replica, Batch(rows, rows, rows * context, rows * context, rows, busy))
-    stages, between, slowest = _lengths(forward, speed)
+    batches = in_flight(replica, requests) if overlap else 1.0
+    rows = math.ceil(requests / batches)
+    busy = _busy(replica, round(batches), busy_replicas)
+    forward = price_forward(replica, Batch(decodes=rows, context=context, busy=busy))
+    stages, between, slowest = lengths(forward, speed)
     step_s = max(stages + between, batches * slowest)
     work = stages * batches / pp
     return Decode(forward, batches, step_s, step_s - work - between, 1 - work / step_s)
+
+
+def in_flight(replica: Replica, requests: int) -> float:
+    """Batches that a pipeline has in flight, those that are dealt unevenly counted as fewer."""
+    most = min(len(replica.stages), max(1, requests))
+    return 1 + (most - 1) * replica.pricing.engine.batching.in_flight
+
+
+def time_round(
+    replica: Replica,
+    decodes: int,
+    *,
+    context: float,
+    chunk: int,
+    prompt_tokens: int,
+    speed: float = 1.0,
+    busy_replicas: int = 0,
+) -> float:
+    """Seconds of one token for each of `decodes` sequences and, in the same time, `chunk` tokens of
+    prompts: together in one of the batches in flight, or after them where the runtime does not mix.
+    """
+    if not decodes:
+        return time_prefill(
+            replica, prompt_tokens, chunk=chunk, speed=speed, busy_replicas=busy_replicas
+        ).held_s
+    alone = time_decode(
+        replica, decodes, context=context, speed=speed, busy_replicas=busy_replicas
+    )
+    if not chunk:
+        return alone.step_s
+    busy = _busy(replica, len(replica.stages), busy_replicas)
+    if not replica.pricing.engine.batching.mixes:
+        forward = price_forward(replica, chunk_batch(chunk, prompt_tokens, busy=busy))
+        return alone.step_s + lengths(forward, speed)[2]
+    rows = math.ceil(decodes / alone.batches)
+    batch = chunk_batch(chunk, prompt_tokens, decodes=rows, context=context, busy=busy)
+    stages, between, slowest = lengths(price_forward(replica, batch), speed)
+    other = lengths(alone.forward, speed)[2]
+    return max(stages + between, (alone.batches - 1) * other + slowest, alone.step_s)
 
 
 def time_prefill(
@@ -79,37 +120,73 @@ def time_prefill(
     *,
     prompts: int = 1,
     batches: int = 1,
+    chunk: int = 0,
+    decodes: int = 0,
+    context: float = 0.0,
     speed: float = 1.0,
     busy_replicas: int = 0,
+    overlap: bool = True,
 ) -> Prefill:
-    """Prefill of `prompts` prompts in chunks of the token budget, pipelined. Their chunks, or
-    `batches` with those of others, keep as many stages busy.
+    """Prefill of `prompts` prompts in chunks of `chunk` tokens (0: the token budget), pipelined,
+    each with `decodes` sequences beside it where the runtime mixes. Their chunks, or `batches` with
+    those of others, keep as many stages busy.
 
     seconds = the last chunk's way through all stages + (chunks - 1) x the slowest stage of a full
-    chunk.
+    chunk; without `overlap`, and where a runtime waits for a chunk before it sends the prompt's
+    next, x its way through all stages.
     """
     tokens = prompts * prompt_tokens
-    rows = min(chunk_rows(replica, tokens), tokens)
+    rows = min(chunk or chunk_rows(replica, tokens), tokens)
     chunks = -(-tokens // rows)
     last_rows = tokens - (chunks - 1) * rows
-    busy = _busy(replica, min(len(replica.stages), max(chunks, batches)), busy_replicas)
+    pp = len(replica.stages)
+    beside = decodes if replica.pricing.engine.batching.mixes else 0
+    beside = math.ceil(beside / in_flight(replica, beside)) if beside else 0
+    busy = _busy(replica, min(pp, max(chunks, batches)), busy_replicas)
     last = price_forward(
-        replica, _chunk(last_rows, prompt_tokens, max(1, last_rows // prompt_tokens), busy)
+        replica, chunk_batch(last_rows, prompt_tokens, decodes=beside, context=context, busy=busy)
     )
-    chunk = price_forward(replica, _chunk(rows, prompt_tokens, rows // prompt_tokens, busy))
-    stages, between, slowest = _lengths(last, speed)
-    chunk_stages, _, chunk_slowest = _lengths(chunk, speed)
-    seconds = stages + between + (chunks - 1) * chunk_slowest
-    ideal = (stages + (chunks - 1) * chunk_stages) / len(replica.stages)
-    held_s = slowest + (chunks - 1) * chunk_slowest
-    return Prefill(prompts, chunks, chunk, last, seconds, seconds - ideal - between, held_s)
+    full = last
+    if chunks > 1:
+        batch = chunk_batch(rows, prompt_tokens, decodes=beside, context=context, busy=busy)
+        full = price_forward(replica, replace(batch, prefills=rows // prompt_tokens))
+    stages, between, slowest = lengths(last, speed)
+    full_stages, full_between, full_slowest = lengths(full, speed)
+    flows = overlap and replica.pricing.engine.batching.in_flight == 1
+    each_s = full_slowest if flows else full_stages + full_between
+    seconds = stages + between + (chunks - 1) * each_s
+    ideal = (stages + (chunks - 1) * full_stages) / pp
+    held_s = slowest + (chunks - 1) * full_slowest
+    if not overlap:
+        held_s = seconds
+    return Prefill(prompts, chunks, full, last, seconds, seconds - ideal - between, held_s)
 
 
 def chunk_rows(replica: Replica, waiting_tokens: int) -> int:
-    """Prompt tokens in a step when `waiting_tokens` wait: as the scheduler deals them to stages."""
-    limits, engine, pp = replica.pricing.limits, replica.pricing.engine, len(replica.stages)
-    share = max(engine.min_chunk_tokens, -(-waiting_tokens // pp)) if pp > 1 else waiting_tokens
+    """Prompt tokens in a step when `waiting_tokens` wait: the budget, and wirecut deals a prompt to
+    its stages.
+    """
+    limits, batching, pp = replica.pricing.limits, replica.pricing.engine.batching, len(replica.stages)
+    share = waiting_tokens
+    if pp > 1 and batching.min_chunk_tokens:
+        share = max(batching.min_chunk_tokens, -(-waiting_tokens // pp))
     return min(limits.max_batched_tokens, share)
+
+
+def chunk_batch(
+    rows: int, prompt_tokens: int, *, decodes: int = 0, context: float = 0.0, busy: int = 0
+) -> Batch:
+    """`rows` tokens of prompts at their mean place, beside `decodes` sequences."""
+    prompts = -(-rows // prompt_tokens)
+    return Batch(
+        decodes=decodes,
+        context=context,
+        chunk=rows,
+        prompts=prompts,
+        before=max(0.0, (prompt_tokens - rows / prompts) / 2),
+        prefills=max(1, rows // prompt_tokens),
+        busy=busy,
+    )
 
 
 def _busy(replica: Replica, stages: int, replicas: int) -> int:
@@ -121,16 +198,7 @@ def _busy(replica: Replica, stages: int, replicas: int) -> int:
     return busy if busy < max(stage.rate.total for stage in replica.stages) else 0
 
 
-def _chunk(rows: int, prompt_tokens: int, logit_rows: int, busy: int) -> Batch:
-    """`rows` tokens of prompts at their mean place: causal, so a token sees half of its prompt on
-    average.
-    """
-    kv_tokens = max(rows, (prompt_tokens + rows) / 2)
-    pairs = rows * (prompt_tokens + 1) / 2
-    return Batch(rows, -(-rows // prompt_tokens), kv_tokens, pairs, logit_rows, busy)
-
-
-def _lengths(forward: Forward, speed: float) -> tuple[float, float, float]:
+def lengths(forward: Forward, speed: float) -> tuple[float, float, float]:
     """Seconds: of all stages together, of hand-offs and return, of the slowest stage or
     hand-off.
     """

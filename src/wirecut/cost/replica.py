@@ -2,40 +2,55 @@
 memory.
 
     replica = Replica(Pricing(spec, fabric, dtype="bf16"), cut)
-    replica.memory().kv_tokens
+    replica.memory(tokens=640).kv_tokens
 
 Knows no traffic and no time.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wirecut.cost.collectives import all_reduce_price
-from wirecut.cost.compute import MatrixRate
+from wirecut.cost.collectives import collective_price
 from wirecut.cost.engines import WIRECUT, EngineProfile
 from wirecut.cost.forward import Batch, Forward
-from wirecut.cost.memory import RankSizes, kv_bytes_per_token, worst_memory
+from wirecut.cost.memory import RankSizes, worst_memory
+from wirecut.cost.rates import Rate, rate_of
 from wirecut.cost.terms import Memory
+from wirecut.cost.work import LayerWork, Product
 from wirecut.fabric.fabric import Device, Fabric, Link
+from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut, Limits
+from wirecut.layout.rules import EngineRules, why_not
 from wirecut.layout.stages import Stages
+from wirecut.spec.formats import kind_of
 from wirecut.spec.model import ModelSpec
 from wirecut.units import DTYPE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage as priced: sizes of its heaviest rank, on its slowest device, over its slowest TP
-    group.
+    """One stage as priced: its heaviest rank, on its slowest device, over its slowest TP group.
+
+    `works` are its distinct layers and how many there are of each; `head` None: another stage has
+    it. `expert_group` are all ranks that share the stage's experts.
     """
 
-    layers: int
-    layer_bytes: int
-    head_bytes: int
-    kv_token_bytes: int
-    width: int
-    rate: MatrixRate
+    works: tuple[tuple[LayerWork, int], ...]
+    head: Product | None
+    linear_bytes: float
+    rate: Rate
     group: tuple[int, ...]
+    expert_group: tuple[int, ...]
+
+    @property
+    def layers(self) -> int:
+        return sum(count for _, count in self.works)
+
+    @property
+    def streamed(self) -> float:
+        """Bytes of weights that one forward reads."""
+        return self.linear_bytes + (self.head.weight_bytes if self.head else 0.0)
 
     @property
     def device(self) -> Device:
@@ -43,7 +58,11 @@ class Stage:
 
 
 class Pricing:
-    """What all layouts of one question share, with what is worth computing once."""
+    """What all layouts of one question share, with what is worth computing once.
+
+    `dtype` is that of activations; how weights are stored, `spec` says. `limits` None: the
+    engine's own on the fabric's devices.
+    """
 
     def __init__(
         self,
@@ -55,9 +74,11 @@ class Pricing:
         engine: EngineProfile = WIRECUT,
     ) -> None:
         self.spec, self.fabric, self.dtype, self.engine = spec, fabric, dtype, engine
-        self.limits = limits or Limits()
-        self._sizes: dict[int, list[RankSizes]] = {}
-        self._rates: dict[int, MatrixRate] = {}
+        smallest = min(device.memory_bytes for device in fabric.devices)
+        self.limits = limits or engine.limits(smallest)
+        self.kv_dtype = spec.kv_dtype or engine.kv_formats.get(kind_of(spec.weights.linear), dtype)
+        self._sizes: dict[Layout, list[RankSizes]] = {}
+        self._rates: dict[int, Rate] = {}
         self.stages: dict[tuple[object, ...], Stages] = {}  # cut so far, by `planner.space`
 
     def over(self, fabric: Fabric) -> "Pricing":
@@ -68,17 +89,26 @@ class Pricing:
         other._sizes, other._rates, other.stages = self._sizes, self._rates, self.stages
         return other
 
-    def sizes(self, tp: int) -> list[RankSizes]:
-        """Sizes of each rank of a TP group."""
-        if tp not in self._sizes:
-            self._sizes[tp] = [RankSizes.of(self.spec, tp=tp, tp_rank=i) for i in range(tp)]
-        return self._sizes[tp]
+    def sizes(self, layout: Layout) -> list[RankSizes]:
+        """Sizes of the ranks of a TP group that differ: all where TP deals unevenly, else the first
+        and the last.
+        """
+        key = Layout(tp=layout.tp, dp=layout.dp if layout.ep > 1 else 1, ep=layout.ep)
+        if key not in self._sizes:
+            ranks = {0, key.tp - 1}
+            if why_not(self.spec, Layout(tp=key.tp), key.tp, EngineRules()) is not None:
+                ranks = set(range(key.tp))
+            self._sizes[key] = [
+                RankSizes.of(self.spec, key, tp_rank=i, kv=self.kv_dtype) for i in sorted(ranks)
+            ]
+        return self._sizes[key]
 
-    def rate(self, device_id: int) -> MatrixRate:
-        """What products cost on a device."""
+    def rate(self, device_id: int) -> Rate:
+        """How fast a device works."""
         if device_id not in self._rates:
             device = self.fabric.devices[device_id]
-            self._rates[device_id] = MatrixRate(device, self.dtype, self._busy_with(device))
+            total = self._busy_with(device)
+            self._rates[device_id] = rate_of(device, self.dtype, kv=self.kv_dtype, total=total)
         return self._rates[device_id]
 
     def _busy_with(self, device: Device) -> int:
@@ -100,7 +130,7 @@ class Replica:
 
     def __init__(self, pricing: Pricing, cut: Cut) -> None:
         self.pricing, self.cut = pricing, cut
-        self.sizes = pricing.sizes(cut.layout.tp)
+        self.sizes = pricing.sizes(cut.layout)
         self.stages = tuple(self._stage(i) for i in range(cut.layout.pp))
         self.boundaries = tuple(self._boundary(i) for i in range(cut.layout.pp - 1))
         self.forwards: dict[Batch, Forward] = {}  # priced so far, by `step.price_forward`
@@ -117,31 +147,27 @@ class Replica:
         return [placement[start : start + layout.tp] for start in starts]
 
     def _stage(self, stage: int) -> Stage:
-        pricing, groups = self.pricing, self._groups(stage)
+        pricing, groups, layout = self.pricing, self._groups(stage), self.cut.layout
         first, last = self.cut.stages[stage]
-        is_last = stage == self.cut.layout.pp - 1
-        size = DTYPE_BYTES[pricing.dtype]
-        heaviest = max(
-            self.sizes,
-            key=lambda rank: rank.linears[last] - rank.linears[first] + rank.head * is_last,
-        )
+        is_last = stage == layout.pp - 1
+        heaviest = max(self.sizes, key=lambda rank: rank.linears[last] - rank.linears[first])
         devices = [pricing.fabric.devices[i] for group in groups for i in group]
         slowest = min(devices, key=lambda device: device.bytes_per_s)
         return Stage(
-            layers=last - first,
-            layer_bytes=(heaviest.linears[last] - heaviest.linears[first]) * size,
-            head_bytes=heaviest.head * size if is_last else 0,
-            kv_token_bytes=(heaviest.kv[last] - heaviest.kv[first]) * size,
-            width=heaviest.width[last] - heaviest.width[first],
+            works=tuple(Counter(heaviest.works[first:last]).items()),
+            head=heaviest.head if is_last else None,
+            linear_bytes=heaviest.linears[last] - heaviest.linears[first],
             rate=pricing.rate(slowest.id),
-            group=max(groups, key=self._reduce_seconds) if self.cut.layout.tp > 1 else groups[0],
+            group=max(groups, key=self._reduce_seconds) if layout.tp > 1 else groups[0],
+            expert_group=tuple(i for group in groups for i in group) if layout.ep > 1 else (),
         )
 
     def _reduce_seconds(self, group: Sequence[int]) -> float:
-        row = self.pricing.spec.hidden * DTYPE_BYTES[self.pricing.dtype]
         pricing = self.pricing
-        return all_reduce_price(
+        row = pricing.spec.hidden * DTYPE_BYTES[pricing.dtype]
+        return collective_price(
             pricing.fabric,
+            "all_reduce",
             group,
             row,
             at_once=self.groups_at_once,
@@ -157,22 +183,28 @@ class Replica:
         row = self.pricing.spec.hidden * DTYPE_BYTES[self.pricing.dtype]
         return max(links, key=lambda link: link.latency_s + row / link.bytes_per_s)
 
-    def memory(self) -> Memory:
-        """The rank with the least room."""
+    def memory(self, tokens: int) -> Memory:
+        """The rank with the least room for requests of `tokens` tokens."""
         pricing, devices = self.pricing, self.pricing.fabric.devices
         capacities = [
             min(devices[i].memory_bytes for group in self._groups(stage) for i in group)
             for stage in range(self.cut.layout.pp)
         ]
         return worst_memory(
-            pricing.spec,
             self.cut,
             sizes=self.sizes,
             capacities=capacities,
             limits=pricing.limits,
             dtype=pricing.dtype,
+            engine=pricing.engine,
+            tokens=tokens,
         )
 
-    def kv_token_bytes(self) -> int:
-        """Bytes that one token leaves on the rank that keeps most of it."""
-        return kv_bytes_per_token(self.cut, self.sizes, self.pricing.dtype)
+    def kv_token_bytes(self, tokens: int) -> float:
+        """Bytes that one token of a request of `tokens` leaves on the rank that keeps most of
+        it.
+        """
+        most = max(
+            rank.request_bytes(layers, tokens) for rank in self.sizes for layers in self.cut.stages
+        )
+        return most / tokens

@@ -1,22 +1,36 @@
 """One forward of one replica, priced stage by stage: pieces with their formulas, seconds of compute
 and of wires.
 
-    forward = price_forward(replica, Batch(4, 4, kv_tokens=2200, pairs=2200, logit_rows=4))
+    forward = price_forward(replica, Batch(decodes=4, context=550))
     sum(forward.compute_s), [piece.because for piece in forward.pieces]
 
-Knows no traffic: how forwards follow one another is in `load.py`.
+Knows no traffic: how forwards follow one another is in `pace.py`.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from wirecut.cost.collectives import Price, all_reduce_price, gather_price, send_price
 from wirecut.cost.forward import Batch, Forward, Piece
-from wirecut.cost.replica import Replica
-from wirecut.cost.terms import half_width
-from wirecut.layout.shards import padded_vocab
+from wirecut.cost.replica import Replica, Stage
+from wirecut.cost.step_wires import between, between_pieces, wire_pieces, wires
+from wirecut.cost.terms import Kind
+from wirecut.cost.work import LayerWork
 from wirecut.units import DTYPE_BYTES, show_bytes, show_flops, show_rate, show_seconds
 
 COMPUTE_BOUND_ROWS = 32  # from about here a product is told by its FLOPs, below by its bytes
+# Kernels between the products of a layer where runtimes fuse what they can: norm with residual,
+# rotary with the cache write, norm, activation.
+SMALL_KERNELS = 4
+LAUNCHES = 12  # kernels that the host starts in a layer without a graph
+SAMPLING_PASSES = 3  # over a row of logits in fp32: scale, softmax or maximum, choose
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds of one stage on one thing, and the kind of time that is."""
+
+    seconds: float
+    kind: Kind
 
 
 def price_forward(replica: Replica, batch: Batch) -> Forward:
@@ -30,82 +44,173 @@ def price_forward(replica: Replica, batch: Batch) -> Forward:
 def _price_forward(replica: Replica, batch: Batch) -> Forward:
     stages = range(len(replica.stages))
     compute = [_compute(replica, stage, batch) for stage in stages]
-    wires = [_wires(replica, stage, batch) for stage in stages]
-    handoffs, back = _between(replica, batch)
+    lines = [wires(replica, stage, batch) for stage in stages]
+    handoffs, back = between(replica, batch)
     pieces = [
         *_compute_pieces(replica, batch, compute),
-        *_wire_pieces(replica, batch, wires),
-        *_between_pieces(handoffs, back),
+        *wire_pieces(lines),
+        *between_pieces(handoffs, back),
     ]
     return Forward(
         pieces=tuple(pieces),
-        compute_s=tuple(sum(one.values()) for one in compute),
-        wire_s=tuple(sum(count * price.seconds for count, price in one.values()) for one in wires),
+        compute_s=tuple(sum(one.seconds for one in stage.values()) for stage in compute),
+        wire_s=tuple(sum(line.seconds for line in stage) for stage in lines),
         handoffs_s=tuple(price.seconds for price in handoffs),
         back_s=back.seconds if back else 0.0,
     )
 
 
-def _compute(replica: Replica, index: int, batch: Batch) -> dict[str, float]:
-    """Seconds of one stage by name of piece."""
-    stage, engine, rate = replica.stages[index], replica.pricing.engine, replica.stages[index].rate
-    launch_s, streamed = rate.launch_s(batch.busy), stage.layer_bytes + stage.head_bytes
-    per_sequence = engine.ops_per_sequence_layer if stage.device.kind.startswith("cpu") else 0
-    between_s = rate.launch_s(batch.busy, streamed=streamed)
-    step_ops = engine.step_ops if index == 0 else engine.stage_ops
-    if index == len(replica.stages) - 1:
-        step_ops += engine.ops_per_sequence * batch.logit_rows
-    return {
-        "weights": rate.seconds(
-            weight_bytes=stage.layer_bytes,
-            rows=batch.rows,
-            working_set_bytes=streamed,
-            busy=batch.busy,
-        ),
-        "LM head": rate.seconds(
-            weight_bytes=stage.head_bytes,
-            rows=batch.logit_rows,
-            working_set_bytes=streamed,
-            busy=batch.busy,
-        ),
-        "KV cache": rate.kv_seconds(batch.kv_tokens * stage.kv_token_bytes),
-        "attention": rate.attention_seconds(stage.width, batch.pairs),
-        "launches": stage.layers
-        * (engine.ops_per_layer + per_sequence * batch.sequences)
-        * launch_s,
-        "step": step_ops * between_s,
+def _compute(replica: Replica, index: int, batch: Batch) -> dict[str, Spent]:
+    """What one stage computes, by name of piece."""
+    stage = replica.stages[index]
+    found = {
+        "weights": _products(replica, stage, batch),
+        "experts": _experts(replica, stage, batch),
+        "LM head": _head(stage, batch),
+        **_attention(stage, batch),
     }
+    between_s = _small(replica, stage, batch)
+    device_s = sum(one.seconds for one in found.values()) + between_s
+    return {
+        **found,
+        "launches": Spent(between_s + _launches(replica, stage, batch, device_s), "overhead"),
+        "step": Spent(_step(replica, index, batch), "overhead"),
+    }
+
+
+def _bound(replica: Replica, rows: float, seconds: float, weight_bytes: float) -> Kind:
+    """Whether reading the weights or multiplying takes the time."""
+    device = replica.stages[0].device
+    reading = weight_bytes / device.bytes_per_s
+    return "memory" if rows < COMPUTE_BOUND_ROWS or reading > 0.5 * seconds else "compute"
+
+
+def _products(replica: Replica, stage: Stage, batch: Batch) -> Spent:
+    rate, total, held = stage.rate, 0.0, 0.0
+    for work, count in stage.works:
+        for one in work.products:
+            seconds = rate.product_s(one, batch.rows, streamed=stage.streamed, busy=batch.busy)
+            total += count * seconds
+            held += count * one.weight_bytes
+    return Spent(total, _bound(replica, batch.rows, total, held))
+
+
+def _experts(replica: Replica, stage: Stage, batch: Batch) -> Spent:
+    layout, total, held, rows = replica.cut.layout, 0.0, 0.0, 0.0
+    tokens = batch.rows * (layout.dp if layout.ep > 1 else 1)
+    for work, count in stage.works:
+        if work.routed:
+            rows = tokens * work.routed.top_k / work.routed.experts
+            total += count * stage.rate.routed_s(
+                work.routed, tokens, streamed=stage.streamed, busy=batch.busy
+            )
+            held += count * work.routed.weight_bytes
+    return Spent(total, _bound(replica, rows, total, held))
+
+
+def _head(stage: Stage, batch: Batch) -> Spent:
+    if stage.head is None or not batch.logit_rows:
+        return Spent(0.0, "memory")
+    seconds = stage.rate.product_s(
+        stage.head, batch.logit_rows, streamed=stage.streamed, busy=batch.busy
+    )
+    sampled = SAMPLING_PASSES * batch.logit_rows * stage.head.n * 4.0
+    return Spent(seconds + stage.rate.small_s(2, sampled), "memory")
+
+
+def _attention(stage: Stage, batch: Batch) -> dict[str, Spent]:
+    read = computed = 0.0
+    for work, count in stage.works:
+        reading, multiplying = stage.rate.decode_s(work, batch)
+        read += count * reading
+        computed += count * (multiplying + stage.rate.chunk_s(work, batch))
+    return {"KV cache": Spent(read, "memory"), "attention": Spent(computed, "compute")}
+
+
+def _small(replica: Replica, stage: Stage, batch: Batch) -> float:
+    """Kernels between the products."""
+    hidden, size = replica.pricing.spec.hidden, DTYPE_BYTES[replica.pricing.dtype]
+    total = 0.0
+    for work, count in stage.works:
+        moved = (4 * hidden * work.reduces + _widths(work)) * size * batch.rows
+        kernels = SMALL_KERNELS // 2 * work.reduces
+        total += count * stage.rate.small_s(kernels, moved)
+    return total
+
+
+def _widths(work: LayerWork) -> float:
+    """Elements a row that rotary and activation read and write."""
+    wide = {"qkv": 2.0, "gate_up": 1.5}
+    return sum(wide.get(one.name, 0.0) * one.n for one in work.products)
+
+
+def _launches(replica: Replica, stage: Stage, batch: Batch, device_s: float) -> float:
+    """Starting kernels from the host: in full on cores, on a GPU what it takes longer than the
+    kernels themselves.
+    """
+    steps, rate = replica.pricing.engine.steps, stage.rate
+    if not stage.device.kind.startswith("gpu"):
+        ops = steps.ops_per_layer + steps.ops_per_sequence_layer * batch.sequences
+        return stage.layers * ops * rate.launch_s(batch.busy)
+    if steps.graphs and not batch.chunk:
+        return 0.0
+    per_layer = steps.ops_per_layer * rate.launch_s() or LAUNCHES * steps.kernel_s
+    return max(0.0, stage.layers * per_layer - device_s)
+
+
+def _step(replica: Replica, index: int, batch: Batch) -> float:
+    """What the runtime does around a forward: schedule, batch, sampling."""
+    engine, stage = replica.pricing.engine.steps, replica.stages[index]
+    ops = engine.step_ops if index == 0 else engine.stage_ops
+    host_s = engine.host_s
+    if index == len(replica.stages) - 1:
+        ops += engine.ops_per_sequence * batch.logit_rows
+        host_s += engine.sequence_s * batch.logit_rows
+    return ops * stage.rate.launch_s(batch.busy, streamed=stage.streamed) + host_s
 
 
 def _compute_pieces(
-    replica: Replica, batch: Batch, by_stage: Sequence[dict[str, float]]
+    replica: Replica, batch: Batch, by_stage: Sequence[dict[str, Spent]]
 ) -> list[Piece]:
-    stages, rate = replica.stages, replica.stages[0].rate
-    seconds = {name: sum(stage[name] for stage in by_stage) for name in by_stage[0]}
-    layer_bytes = sum(stage.layer_bytes for stage in stages)
-    head_bytes, kv_bytes = stages[-1].head_bytes, sum(stage.kv_token_bytes for stage in stages)
-    flops = 4 * sum(stage.width for stage in stages) * batch.pairs
-    itemsize = DTYPE_BYTES[replica.pricing.dtype]
-    launch_s, layers = rate.launch_s(batch.busy), sum(stage.layers for stage in stages)
-    launch = show_seconds(launch_s)
-    streamed = stages[0].layer_bytes + stages[0].head_bytes
-    between_s = rate.launch_s(batch.busy, streamed=streamed)
-    layer_launches = _times(seconds["launches"] / layers, launch_s)
-    because = {
-        "weights": _streaming(layer_bytes, batch.rows, seconds["weights"], itemsize),
-        "LM head": _streaming(head_bytes, batch.logit_rows, seconds["LM head"], itemsize),
-        "KV cache": f"{batch.kv_tokens:.0f} tokens x {show_bytes(kv_bytes)}"
-        f" / {show_rate(rate.kv_bytes_per_s)}",
-        "attention": f"{flops / 1e6:.3g} MFLOP / {show_flops(rate.attention_flops_per_s)}",
-        "launches": f"{layers} layers x {layer_launches} x {launch}",
-        "step": f"schedule, batch, sampling: {_times(seconds['step'], between_s)} x "
-        f"{show_seconds(between_s)}",
+    rate = replica.stages[0].rate
+    because = _because(replica, batch, by_stage)
+    found: list[Piece] = []
+    for name, text in because.items():
+        seconds = sum(stage[name].seconds for stage in by_stage)
+        if seconds == 0 and name in ("experts", "attention"):
+            continue
+        kind = max((stage[name] for stage in by_stage), key=lambda one: one.seconds).kind
+        found.append(Piece(name, seconds, text, rate.source, rate.spread, kind))
+    return found
+
+
+def _because(
+    replica: Replica, batch: Batch, by_stage: Sequence[dict[str, Spent]]
+) -> dict[str, str]:
+    stages = replica.stages
+    seconds = {name: sum(stage[name].seconds for stage in by_stage) for name in by_stage[0]}
+    dense = sum(n * one.weight_bytes for s in stages for w, n in s.works for one in w.products)
+    routed = [(n, w.routed) for s in stages for w, n in s.works if w.routed]
+    experts = sum(n * one.weight_bytes for n, one in routed)
+    layers = sum(stage.layers for stage in stages)
+    head = stages[-1].head
+    head_bytes = head.weight_bytes if head else 0.0
+    elements = sum(n * one.n * one.k for s in stages for w, n in s.works for one in w.products)
+    each = dense / max(1, elements)
+    vocab = replica.pricing.spec.vocab
+    deal = f", {routed[0][1].here} of {routed[0][1].experts} here" if routed else ""
+    return {
+        "weights": _streaming(dense, batch.rows, seconds["weights"], each),
+        "experts": _streaming(experts, batch.rows, seconds["experts"], each) + deal,
+        "LM head": _streaming(head_bytes, batch.logit_rows, seconds["LM head"], DTYPE_BYTES[replica.pricing.dtype]),
+        "KV cache": f"{batch.decodes} sequences x {batch.context:.0f} tokens, {layers} layers",
+        "attention": f"{batch.chunk} prompt tokens, each over {batch.chunk_keys:.0f} keys",
+        "launches": f"{layers} layers: {show_seconds(seconds['launches'] / max(1, layers))} each",
+        "step": f"{replica.pricing.engine.name}: schedule, batch, sampling of {vocab} tokens",
     }
-    width = half_width(rate.source)
-    return [Piece(name, s, because[name], rate.source, width) for name, s in seconds.items()]
 
 
-def _streaming(weight_bytes: float, rows: int, seconds: float, itemsize: int) -> str:
+def _streaming(weight_bytes: float, rows: int, seconds: float, itemsize: float) -> str:
     if seconds == 0:
         return "no rows"
     rows_text = f"{rows} row{'s' if rows != 1 else ''}"
@@ -113,80 +218,3 @@ def _streaming(weight_bytes: float, rows: int, seconds: float, itemsize: int) ->
     if rows >= COMPUTE_BOUND_ROWS:
         speed = f"{show_flops(2 * rows * weight_bytes / itemsize / seconds)}, {rows_text}"
     return f"{show_bytes(weight_bytes)} at {speed}"
-
-
-def _times(seconds: float, launch_s: float) -> str:
-    """Seconds as a number of launches."""
-    return f"{seconds / launch_s:.0f} launches" if launch_s else "0 launches"
-
-
-def _wires(replica: Replica, index: int, batch: Batch) -> dict[str, tuple[int, Price]]:
-    """Calls of one stage's TP group by name of piece: how many, and the price of one."""
-    stage, pricing = replica.stages[index], replica.pricing
-    if len(stage.group) == 1:
-        return {}
-    size, fabric = DTYPE_BYTES[pricing.dtype], pricing.fabric
-    calls = 2 * stage.layers + (1 if index == 0 else 0)
-    row_bytes = batch.rows * pricing.spec.hidden * size
-    tp, library = len(stage.group), pricing.engine.library
-    at_once = max(1, batch.busy // tp) if batch.busy else replica.groups_at_once
-    price = all_reduce_price(fabric, stage.group, row_bytes, at_once=at_once, library=library)
-    found = {"all-reduce": (calls, price)}
-    if index == len(replica.stages) - 1 and batch.logit_rows:
-        logits = batch.logit_rows * padded_vocab(pricing.spec.vocab, len(stage.group)) * size
-        found["logits gather"] = (
-            1,
-            gather_price(
-                fabric,
-                stage.group,
-                logits,
-                at_once=min(at_once, replica.cut.layout.dp),  # only last stages gather
-                library=library,
-            ),
-        )
-    if index == 0:
-        link = fabric.slowest_link(stage.group)
-        found["step message"] = (1, send_price(fabric, link, pricing.engine.message_bytes))
-    return found
-
-
-def _wire_pieces(
-    replica: Replica, batch: Batch, by_stage: Sequence[dict[str, tuple[int, Price]]]
-) -> list[Piece]:
-    pieces: list[Piece] = []
-    for name in ("all-reduce", "logits gather", "step message"):
-        found = [stage[name] for stage in by_stage if name in stage]
-        if not found:
-            continue
-        calls, seconds = sum(n for n, _ in found), sum(n * price.seconds for n, price in found)
-        price = max((price for _, price in found), key=lambda price: price.seconds)
-        because = f"{calls} x {price.because}"
-        pieces.append(Piece(name, seconds, because, price.source, price.spread))
-    return pieces
-
-
-def _between(replica: Replica, batch: Batch) -> tuple[list[Price], Price | None]:
-    """Hand-offs between stages, and the way of the tokens back to the first stage's first rank."""
-    pricing = replica.pricing
-    if not replica.boundaries:
-        return [], None
-    num_bytes = batch.rows * pricing.spec.hidden * DTYPE_BYTES[pricing.dtype]
-    replicas = replica.cut.layout.dp
-    handoffs = [
-        send_price(pricing.fabric, link, num_bytes, at_once=replicas) for link in replica.boundaries
-    ]
-    first, last = replica.stages[0].group[0], replica.stages[-1].group[0]
-    link = pricing.fabric.link(last, first)
-    return handoffs, send_price(pricing.fabric, link, pricing.engine.message_bytes)
-
-
-def _between_pieces(handoffs: Sequence[Price], back: Price | None) -> list[Piece]:
-    if back is None:
-        return []
-    slowest = max(handoffs, key=lambda price: price.seconds)
-    seconds, because = sum(price.seconds for price in handoffs), slowest.because
-    because = f"{len(handoffs)} x {because}"
-    return [
-        Piece("hand-off", seconds, because, slowest.source, slowest.spread, between_stages=True),
-        Piece("tokens back", back.seconds, back.because, back.source, back.spread, True),
-    ]
