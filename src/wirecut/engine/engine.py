@@ -221,6 +221,18 @@ class Engine:
 
 def check_runnable(spec: ModelSpec) -> None:
     """Raise ModelError for what this version plans and does not run."""
+    if spec.architecture != "llama":
+        raise ModelError(
+            f"{spec.name} is a {spec.architecture} model: wirecut plans it, but runs llama models "
+            "only yet"
+        )
+    if any(tensor.part == "bias" for tensor in spec.layer_tensors(spec.layers[0])):
+        raise ModelError(f"{spec.name} has biases: wirecut plans it, but does not run it yet")
+    if spec.weights.linear:
+        raise ModelError(
+            f"{spec.name} has weights in {spec.weights.linear}: wirecut plans it, but does not run "
+            "quantised models yet"
+        )
     if spec.rope_kind != "default":
         raise ModelError(
             f"{spec.name} scales its rotary embedding ({spec.rope_kind}): wirecut plans it, but "

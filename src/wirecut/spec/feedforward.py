@@ -38,6 +38,7 @@ class Moe:
     `intermediate` is one expert's. `shared`: intermediate size of what every token passes besides,
     in all; `shared_gate`: one learned weight of it. `latent`: experts work on a projection of
     hidden to this width, and `latent_norm` norms what they return. `router_bias`: of the scores.
+    `shared_name`: what the checkpoint calls the shared experts.
     """
 
     experts: int
@@ -50,6 +51,7 @@ class Moe:
     latent: int | None = None
     latent_norm: bool = False
     router_bias: bool = False
+    shared_name: str = "shared_experts"
 
     def tensors(self, hidden: int) -> Iterator[Tensor]:
         yield whole("gate.weight", "router", self.experts, hidden)
@@ -65,6 +67,6 @@ class Moe:
             yield replace(tensor, name="experts.{expert}." + tensor.name, experts=self.experts)
         if self.shared:
             for tensor in Mlp(self.shared, gated=self.gated).tensors(hidden):
-                yield replace(tensor, name="shared_experts." + tensor.name)
+                yield replace(tensor, name=f"{self.shared_name}.{tensor.name}")
         if self.shared_gate:
             yield whole("shared_expert_gate.weight", "router", 1, hidden)

@@ -23,29 +23,32 @@ KINDS = {
     "mxfp4": 4,
     "nvfp4": 4,
     "int4": 4,
+    "nf4": 4,
 }
 # Bits of scale (and zero point) per group, and its size where the name gives none. Sources: OCP
 # Microscaling Formats 1.0 (E8M0 per 32); NVIDIA's NVFP4 (E4M3 per 16); AWQ and GPTQ checkpoints
-# (fp16 scale and 4-bit zero per group); DeepSeek-V3's config.json (fp32 per 128 x 128).
-GROUP_BITS = {"mxfp8": 8, "mxfp4": 8, "nvfp4": 8, "int4": 20, "int8": 24, "fp8": 32}
-GROUP_SIZE = {"mxfp8": 32, "mxfp4": 32, "nvfp4": 16, "int4": 128}
+# (fp16 scale and 4-bit zero per group); bitsandbytes (fp32 per 64); DeepSeek-V3's config.json
+# (fp32 per 128 x 128).
+GROUP_BITS = {"mxfp8": 8, "mxfp4": 8, "nvfp4": 8, "int4": 20, "int8": 24, "fp8": 32, "nf4": 32}
+GROUP_SIZE = {"mxfp8": 32, "mxfp4": 32, "nvfp4": 16, "int4": 128, "nf4": 64}
 
 
 @cache
 def element_bits(name: str) -> float:
     """Bits per element of a format, scales included. Raises UsageError for an unknown name.
 
-    Without a group, fp8 and int8 have one scale per tensor or channel, which is not counted.
+    With `-row`, and for fp8 and int8 without a group, there is a scale per row or tensor, which is
+    not counted.
     """
-    found = re.fullmatch(r"([a-z]+[0-9]+)(?:-([gb])([1-9][0-9]{0,5}))?", name)
-    kind, shape, size = found.groups() if found else ("", None, None)
+    found = re.fullmatch(r"([a-z]+[0-9]+)(?:-(?:(row)|([gb])([1-9][0-9]{0,5})))?", name)
+    kind, per_row, shape, size = found.groups() if found else ("", None, None, None)
     if kind not in KINDS or (shape and kind not in GROUP_BITS):
         raise UsageError(
             f"format {name!r} is not known; wirecut knows {', '.join(KINDS)}, "
             "and groups as in int4-g128 or fp8-b128"
         )
     group = int(size) if size else GROUP_SIZE.get(kind)
-    if group is None:
+    if group is None or per_row:
         return KINDS[kind]
     return KINDS[kind] + GROUP_BITS[kind] / (group * group if shape == "b" else group)
 

@@ -1,29 +1,45 @@
 """Reads a Hugging Face `config.json` into a `ModelSpec`.
 
-Knows names of configuration fields, nothing of tensors' bytes.
+Knows names of configuration fields, nothing of tensors' bytes. What is particular to an
+architecture is in `spec.families`.
 
     spec = read_config(Path("examples/demo-model/config.json"))
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from wirecut.errors import ModelError
-from wirecut.spec.attention import Attention
-from wirecut.spec.feedforward import Mlp
-from wirecut.spec.model import Layer, ModelSpec
+from wirecut.spec.families.dense import DENSE
+from wirecut.spec.families.experts import EXPERTS
+from wirecut.spec.families.hybrid import HYBRID
+from wirecut.spec.families.latent import LATENT
+from wirecut.spec.families.parts import Body, Reader
+from wirecut.spec.fields import Fields
+from wirecut.spec.model import Layer, ModelSpec, WeightFormat
+from wirecut.spec.quantization import Quantization, read_quantization
 
-ARCHITECTURES = {  # model_type -> class; a new model starts with a line here
-    "llama": "LlamaForCausalLM",
-}
+READERS: dict[str, Reader] = {**DENSE, **EXPERTS, **LATENT, **HYBRID}
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-LARGEST = 10**7  # no published dimension comes near; beyond it a number is a mistake
+MODELOPT_FILE = "hf_quant_config.json"
 
 
 def read_config(path: Path) -> ModelSpec:
-    """The spec in `path` (a config.json). Raises ModelError that names the file and the field."""
+    """The spec in `path` (a config.json), with what `hf_quant_config.json` beside it adds. Raises
+    ModelError that names the file and the field.
+    """
+    config = read_json(path)
+    beside = path.parent / MODELOPT_FILE
+    if not config.get("quantization_config") and beside.is_file():
+        config["quantization_config"] = read_json(beside)
+    return from_config(config, name=path.parent.resolve().name, where=str(path))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a configuration file. Raises ModelError."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -36,109 +52,123 @@ def read_config(path: Path) -> ModelSpec:
         raise ModelError(
             f"{path} holds {type(config).__name__}, expected a JSON object with model_type"
         )
-    fields = cast(dict[str, Any], config)
-    return from_config(fields, name=path.parent.resolve().name, where=str(path))
+    return cast(dict[str, Any], config)
 
 
 def from_config(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpec:
     """The spec of a parsed configuration; `where` names its origin in errors."""
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ModelError(f"{where}: model_type is {kind!r}; wirecut knows {known}")
-    if config.get("quantization_config"):
-        raise ModelError(f"{where}: quantization_config is set, which wirecut does not support yet")
-    for field in ("attention_bias", "mlp_bias"):
-        if config.get(field):
-            raise ModelError(f"{where}: {field} is true, which wirecut does not support yet")
-    if config.get("hidden_act", "silu") != "silu":
-        raise ModelError(f"{where}: hidden_act is {config['hidden_act']!r}, expected 'silu'")
-
-    hidden = _count(config, "hidden_size", where)
-    heads = _count(config, "num_attention_heads", where)
-    kv_heads = _count(config, "num_key_value_heads", where, default=heads)
-    if heads % kv_heads:
-        raise ModelError(
-            f"{where}: num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
-        )
-    if config.get("head_dim") is None and hidden % heads:
-        raise ModelError(
-            f"{where}: hidden_size {hidden} is no multiple of num_attention_heads {heads}, "
-            "and head_dim is not given"
-        )
-    head_dim = _count(config, "head_dim", where, default=hidden // heads)
-    if head_dim % 2:
-        raise ModelError(f"{where}: head_dim {head_dim} is odd; rotary embeddings turn pairs")
-    layer = Layer(
-        Attention(heads, kv_heads, head_dim), Mlp(_count(config, "intermediate_size", where))
-    )
-    rope_theta, rope_kind = _rope(config, where)
-    return ModelSpec(
+    kind, reader = _reader(config, where)
+    fields = _text_part(Fields(config, where))
+    hidden, vocab = fields.count("hidden_size"), fields.count("vocab_size", "padded_vocab_size")
+    body = reader(fields)
+    rope_theta, rope_kind = _rope(fields)
+    quantization = read_quantization(fields)
+    spec = ModelSpec(
         name=name,
         architecture=kind,
         hidden=hidden,
-        vocab=_count(config, "vocab_size", where),
-        layers=(layer,) * _count(config, "num_hidden_layers", where, most=10_000),
-        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-        dtype=_dtype(config, where),
-        max_positions=_count(config, "max_position_embeddings", where, default=2048, most=10**9),
-        norm_eps=_positive(config, "rms_norm_eps", where, default=1e-6),
+        vocab=vocab,
+        layers=body.layers,
+        tied_embeddings=fields.flag("tie_word_embeddings", body.tied),
+        dtype=_dtype(fields, "float32" if quantization is None else "bfloat16"),
+        max_positions=_positions(fields),
+        norm_eps=fields.positive(
+            "rms_norm_eps", "layer_norm_eps", "norm_eps", "layernorm_epsilon", default=1e-6
+        ),
         rope_theta=rope_theta,
         rope_kind=rope_kind,
-        stop_tokens=_stop_tokens(config, where),
+        stop_tokens=_stop_tokens(fields),
+        prefix=_prefix(body, is_nested="text_config" in config),
+        extra=body.extra,
+    )
+    return spec if quantization is None else _stored(spec, quantization)
+
+
+def _reader(config: Mapping[str, Any], where: str) -> tuple[str, Reader]:
+    """The architecture, and who reads it: by the whole model's type, else by its text part's."""
+    kind, text = config.get("model_type"), config.get("text_config")
+    inner = cast(dict[str, Any], text).get("model_type") if isinstance(text, dict) else None
+    for one in (kind, inner):
+        if isinstance(one, str) and one in READERS:
+            return one, READERS[one]
+    known = ", ".join(sorted(READERS))
+    raise ModelError(
+        f"{where}: model_type is {kind!r}; wirecut knows {known}. "
+        "Its layers are not guessed: a new architecture needs a reader"
     )
 
 
-def _count(
-    config: Mapping[str, Any],
-    field: str,
-    where: str,
-    *,
-    default: int | None = None,
-    most: int = LARGEST,
-) -> int:
-    value = config.get(field)
-    value = default if value is None else value
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise ModelError(f"{where}: {field} is {value!r}, expected a whole number from 1 to {most}")
-    return value
-
-
-def _positive(config: Mapping[str, Any], field: str, where: str, *, default: float) -> float:
-    value = config.get(field, default)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e12:
-        raise ModelError(f"{where}: {field} is {value!r}, expected a positive number")
-    return float(value)
-
-
-def _rope(config: Mapping[str, Any], where: str) -> tuple[float, str]:
-    """Base and kind of the rotary embedding: in `rope_parameters` since transformers 5, before in
-    `rope_theta` and `rope_scaling`.
+def _text_part(fields: Fields) -> Fields:
+    """The fields of the language model: of a model that sees, those of `text_config`, with what is
+    said outside only.
     """
-    fields: dict[str, Any] = {}
+    text = fields.inner("text_config").values
+    return Fields({**fields.values, **text}, fields.where) if text else fields
+
+
+def _prefix(body: Body, *, is_nested: bool) -> str:
+    return "model.language_model." if is_nested and body.prefix == "model." else body.prefix
+
+
+def _positions(fields: Fields) -> int:
+    return fields.count(
+        "max_position_embeddings", "seq_length", "model_max_length", default=2048, most=10**9
+    )
+
+
+def _rope(fields: Fields) -> tuple[float, str]:
+    """Base and kind of the rotary embedding: in `rope_parameters` since transformers 5, before in
+    `rope_theta` and `rope_scaling`. Of several by kind of layer, the full attention's.
+    """
+    found: dict[str, Any] = {}
     for name in ("rope_scaling", "rope_parameters"):
-        rope: Any = config.get(name) or {}
-        if not isinstance(rope, dict):
-            raise ModelError(f"{where}: {name} is {rope!r}, expected an object")
-        fields |= cast(dict[str, Any], rope)
-    kind = fields.get("rope_type", fields.get("type", "default"))
+        own = fields.inner(name)
+        found |= own.inner("full_attention").values or own.values
+    kind = found.get("rope_type", found.get("type", "default"))
     if not isinstance(kind, str):
-        raise ModelError(f"{where}: rope_type is {kind!r}, expected a name such as 'llama3'")
-    holder = fields if "rope_theta" in fields else config
-    return _positive(holder, "rope_theta", where, default=10_000.0), kind
+        raise fields.error(f"rope_type is {kind!r}, expected a name such as 'llama3'")
+    holder = Fields(found, fields.where) if "rope_theta" in found else fields
+    return holder.positive("rope_theta", default=10_000.0), kind
 
 
-def _dtype(config: Mapping[str, Any], where: str) -> str:
-    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+def _dtype(fields: Fields, by_default: str) -> str:
+    name: Any = fields.values.get("dtype") or fields.values.get("torch_dtype") or by_default
     if not isinstance(name, str) or name not in DTYPES:
-        raise ModelError(f"{where}: dtype is {name!r}, expected one of {', '.join(DTYPES)}")
+        raise fields.error(f"dtype is {name!r}, expected one of {', '.join(DTYPES)}")
     return DTYPES[name]
 
 
-def _stop_tokens(config: Mapping[str, Any], where: str) -> tuple[int, ...]:
-    value: Any = config.get("eos_token_id")
+def _stop_tokens(fields: Fields) -> tuple[int, ...]:
+    value: Any = fields.values.get("eos_token_id")
     tokens = cast(list[Any], value) if isinstance(value, list) else [value]
     tokens = [] if value is None else tokens
     if not all(type(token) is int and token >= 0 for token in tokens):
-        raise ModelError(f"{where}: eos_token_id is {value!r}, expected token ids")
+        raise fields.error(f"eos_token_id is {value!r}, expected token ids")
     return tuple(tokens)
+
+
+def _stored(spec: ModelSpec, how: Quantization) -> ModelSpec:
+    """The same model with each tensor in the format that the checkpoint stores it in."""
+    known: dict[tuple[Layer, tuple[tuple[str, str], ...]], Layer] = {}
+    layers: list[Layer] = []
+    for i, layer in enumerate(spec.layers):
+        at = f"{spec.prefix}layers.{i}."
+        formats = tuple(
+            (tensor.name, format)
+            for tensor in spec.layer_tensors(layer)
+            if (format := how.format_of(_module(at + tensor.name), tensor.part))
+        )
+        layers.append(known.setdefault((layer, formats), replace(layer, formats=formats)))
+    weights = WeightFormat(how.linear, how.activations, how.method)
+    return replace(
+        spec,
+        layers=tuple(layers),
+        weights=weights,
+        kv_dtype=how.kv_dtype,
+        head_format="" if spec.tied_embeddings else how.format_of("lm_head", "head"),
+    )
+
+
+def _module(tensor: str) -> str:
+    """The module that holds a tensor; of experts, the first."""
+    return tensor.replace("{expert}", "0").removesuffix(".weight")

@@ -80,6 +80,7 @@ class ModelSpec:
 
     `prefix` is what the checkpoint puts before the names of tensors, `extra` what lies outside
     layers besides embedding, last norm and head. `kv_dtype`: the cache's where the checkpoint says.
+    `head_format`: how the head is stored; "" is the model's dtype.
     """
 
     name: str
@@ -98,6 +99,7 @@ class ModelSpec:
     kv_dtype: str | None = None
     prefix: str = "model."
     extra: tuple[Tensor, ...] = ()
+    head_format: str = ""
 
     @property
     def num_layers(self) -> int:
@@ -136,7 +138,8 @@ class ModelSpec:
             whole(at + "norm.weight", "norm", self.hidden),
         ]
         if not self.tied_embeddings:
-            found.append(Tensor("lm_head.weight", table, "head", dim=0, units=self.vocab))
+            head = Tensor("lm_head.weight", table, "head", dim=0, units=self.vocab)
+            found.append(replace(head, format=self.head_format))
         return (*found, *self.extra)
 
     def _sum(self, of: Callable[[Tensor, Layer | None], int]) -> int:
