@@ -56,7 +56,8 @@ def choose_cut(source: Source, layout: str | None, traffic: Traffic) -> Cut:
     if layout is None:
         return rank(pricing, traffic, goal="latency").chosen.cut
     wanted = parse_layout(layout)
-    if reason := why_not(pricing.spec, wanted, len(pricing.fabric.devices)):
+    devices, rules = len(pricing.fabric.devices), pricing.engine.rules
+    if reason := why_not(pricing.spec, wanted, devices, rules):
         raise LayoutError(reason)
     outcome = outcome_of(pricing, wanted, traffic)
     if isinstance(outcome, Candidate):

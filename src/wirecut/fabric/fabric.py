@@ -268,18 +268,24 @@ class Fabric:
         like = {host: kinds.setdefault(tuple(of), len(kinds)) for host, of in inside.items()}
         return tuple((like[device.host], place[device.id]) for device in devices)
 
-    def with_wires(self, *, speed: float) -> "Fabric":
-        """The same machine with every wire `speed` times as fast, in bandwidth and in latency."""
+    def with_wires(self, *, speed: float, source: Source | None = None) -> "Fabric":
+        """The same machine with every wire `speed` times as fast, in bandwidth and in latency; with
+        `source` only those whose numbers come from there.
+        """
+
+        def by(wire: Link | Trunk | Curve) -> float:
+            return speed if source in (None, wire.source) else 1.0
+
         links = (
-            replace(k, latency_s=k.latency_s / speed, bytes_per_s=k.bytes_per_s * speed)
+            replace(k, latency_s=k.latency_s / by(k), bytes_per_s=k.bytes_per_s * by(k))
             for k in self.links
         )
         trunks = (
-            replace(k, latency_s=k.latency_s / speed, bytes_per_s=k.bytes_per_s * speed)
+            replace(k, latency_s=k.latency_s / by(k), bytes_per_s=k.bytes_per_s * by(k))
             for k in self.trunks
         )
         curves = (
-            replace(c, points=tuple((size, s / speed) for size, s in c.points)) for c in self.curves
+            replace(c, points=tuple((size, s / by(c)) for size, s in c.points)) for c in self.curves
         )
         return replace(self, links=tuple(links), trunks=tuple(trunks), curves=tuple(curves))
 

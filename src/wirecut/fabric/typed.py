@@ -32,7 +32,7 @@ from wirecut.fabric.typed_links import (
 from wirecut.version import __version__
 
 MOST_DEVICES = 32768
-MOST_LISTED = 64  # devices of a fabric that lists every pair: a file that a person can read
+MOST_LISTED = 72  # devices of a fabric that lists every pair: a rack, which a person can read
 MOST_GBITS = 10_000
 MOST_RAILS = 64
 MOST_CHARACTERS = 200

@@ -89,6 +89,9 @@ class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
     ranking: list[dict[str, Any]]
     rejected: list[dict[str, Any]]
     flips: list[dict[str, Any]]
+    fragile: list[dict[str, Any]] = []
+    prices: dict[str, float] = {}  # the user's, per device and hour
+    elsewhere: list[dict[str, Any]] = []  # the best of other fabrics of the same question
 
     def cut(self) -> Cut:
         """The chosen cut, checked. Raises PlanError."""

@@ -2,28 +2,49 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 Stages = tuple[tuple[int, int], ...]  # (first layer, one past the last), stage by stage
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes of each layer, and how many bytes of layers each stage has room for."""
+
+    layer_bytes: Sequence[float]
+    stage_bytes: Sequence[float]
+
+
 def cut_stages(
-    weights: Sequence[float], pp: int, *, first_extra: float = 0.0, last_extra: float = 0.0
+    weights: Sequence[float],
+    pp: int,
+    *,
+    first_extra: float = 0.0,
+    last_extra: float = 0.0,
+    speeds: Sequence[float] = (),
+    room: Room | None = None,
 ) -> Stages:
     """The cut into `pp` contiguous stages of at least one layer whose heaviest is lightest.
 
     `first_extra` is what the embedding adds to the first stage, `last_extra` what norm and head add
-    to the last. Weights are not negative. Exact: dynamic programming over (stage, layers so far).
-    Of equally good cuts, the one with the fewest layers in late stages.
+    to the last. `speeds`: how many times as fast each stage is (empty: alike). `room` is kept to
+    where any cut does. Weights are not negative. Exact: dynamic programming over (stage, layers so
+    far). Of equally good cuts, the one with the fewest layers in late stages.
     """
     layers = len(weights)
     if not 1 <= pp <= layers:
         raise ValueError(f"{layers} layers cannot make {pp} stages")
     before = [0.0, *accumulate(weights)]
+    slow = [1.0 / speed for speed in speeds] or [1.0] * pp
+    held = [0.0, *accumulate(room.layer_bytes)] if room else before
+    limits = room.stage_bytes if room else [math.inf] * pp
 
     def load(stage: int, first: int, last: int) -> float:
+        if held[last] - held[first] > limits[stage]:
+            return math.inf
         extra = (first_extra if stage == 0 else 0.0) + (last_extra if stage == pp - 1 else 0.0)
-        return before[last] - before[first] + extra
+        return (before[last] - before[first] + extra) * slow[stage]
 
     worst: list[dict[int, float]] = [{last: load(0, 0, last) for last in range(1, layers + 1)}]
     came_from: list[dict[int, int]] = [{}]
@@ -31,7 +52,7 @@ def cut_stages(
         row: dict[int, float] = {}
         origin: dict[int, int] = {}
         for last in range(stage + 1, layers + 1):
-            best = math.inf
+            best, origin[last] = math.inf, last - 1
             for first in range(last - 1, stage - 1, -1):
                 own = load(stage, first, last)
                 if own >= best:
@@ -41,6 +62,10 @@ def cut_stages(
             row[last] = best
         worst.append(row)
         came_from.append(origin)
+    if room and math.isinf(worst[-1][layers]):
+        return cut_stages(
+            weights, pp, first_extra=first_extra, last_extra=last_extra, speeds=speeds
+        )
 
     ends = [layers]
     for stage in range(pp - 1, 0, -1):

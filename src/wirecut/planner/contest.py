@@ -9,45 +9,95 @@ Knows no words.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from wirecut.cost.estimate import Candidate
 from wirecut.cost.load import Timing
 from wirecut.errors import UsageError
+from wirecut.planner.prices import per_million
 from wirecut.spec.traffic import Traffic
 
 TIE = 1e-9  # relative; closer scores are the same arithmetic in another order
+KEEPS_UP = 0.999  # of the requests that come: an open load is carried, rounding apart
 
 
-def _output_rate(timing: Timing, traffic: Traffic) -> float:
+def _output_rate(timing: Timing, traffic: Traffic, price: float) -> float:
     """Output tokens per second, fewer being worse."""
     return -timing.output_tokens_per_s
 
 
-def _answer_seconds(timing: Timing, traffic: Traffic) -> float:
+def _answer_seconds(timing: Timing, traffic: Traffic, price: float) -> float:
     """Seconds from a request to the last token of its answer."""
     return timing.ttft_s + (traffic.output_tokens - 1) * timing.tpot_s
 
 
-GOALS: dict[str, Callable[[Timing, Traffic], float]] = {  # lower is better
+def _token_price(timing: Timing, traffic: Traffic, price: float) -> float:
+    """Price of a million output tokens, of devices that cost `price` an hour."""
+    return per_million(price, timing.output_tokens_per_s)
+
+
+GOALS: dict[str, Callable[[Timing, Traffic, float], float]] = {  # lower is better
     "throughput": _output_rate,
     "latency": _answer_seconds,
+    "cost": _token_price,
 }
 
 
-def check_goal(goal: str) -> None:
+def check_goal(goal: str, *, priced: bool = False) -> None:
     """Raise UsageError for a goal that cannot be planned for."""
-    if goal == "cost":
-        raise UsageError("goal 'cost' needs prices of devices, which wirecut does not know yet")
     if goal not in GOALS:
         raise UsageError(f"goal is {goal!r}, expected one of {', '.join(GOALS)}")
+    if goal == "cost" and not priced:
+        raise UsageError(
+            "goal 'cost' needs prices of devices per hour, which wirecut does not know: give "
+            "--price H100-SXM=2.5 for each kind of device, or --price 2.5 for all"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """A target that a layout misses: `value` against `target`, both in the target's own unit (ms,
+    or requests/s of an open load that is not carried).
+    """
+
+    what: Literal["ttft_ms", "tpot_ms", "rate"]
+    value: float
+    target: float
+
+    @property
+    def by(self) -> float:
+        """How far off, as a share of the target."""
+        return abs(self.value / self.target - 1)
+
+
+def misses(
+    ttft_s: float, tpot_s: float, output_tokens_per_s: float, traffic: Traffic, *, goal: str
+) -> tuple[Miss, ...]:
+    """The targets of `traffic` that such a layout misses; for cost, the rate that comes is one."""
+    found: list[Miss] = []
+    if traffic.ttft_ms is not None and ttft_s * 1e3 > traffic.ttft_ms:
+        found.append(Miss("ttft_ms", ttft_s * 1e3, traffic.ttft_ms))
+    if traffic.tpot_ms is not None and tpot_s * 1e3 > traffic.tpot_ms:
+        found.append(Miss("tpot_ms", tpot_s * 1e3, traffic.tpot_ms))
+    rate, served = traffic.rate, output_tokens_per_s / traffic.output_tokens
+    if goal == "cost" and rate is not None and served < KEEPS_UP * rate < float("inf"):
+        found.append(Miss("rate", served, rate))
+    return tuple(found)
+
+
+def meets_targets(ttft_s: float, tpot_s: float, traffic: Traffic) -> bool:
+    """Whether both latencies are within the traffic's targets, where it has any."""
+    return not misses(ttft_s, tpot_s, 0.0, traffic, goal="latency")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A candidate in a contest: how it did, lower being better on every line."""
+    """A candidate in a contest: how it did, lower being better on every line. `missed` is by how
+    much of it the worst missed target is missed.
+    """
 
     candidate: Candidate
-    missed_targets: int
+    missed: float
     score: float
     answer_s: float
 
@@ -57,53 +107,78 @@ class Place:
         plainer layout.
         """
         layout = self.candidate.cut.layout
-        return layout.world_size, self.answer_s, (layout.pp, layout.tp, layout.dp)
+        plain = (layout.ep, layout.pp, layout.tp, layout.dp)
+        return layout.world_size, self.answer_s, plain
 
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """Candidates that are compared for one goal."""
+    """Candidates that are compared for one goal. `device_prices`: of an hour of each device of the
+    fabric, for the goal "cost".
+    """
 
     candidates: tuple[Candidate, ...]
     goal: str
+    device_prices: tuple[float, ...] = ()
 
-    def order(self, traffic: Traffic, *, speed: float = 1.0) -> list[Candidate]:
-        """Candidates, best first; those that miss a latency target come after those that meet
-        all.
+    def places(self, traffic: Traffic, *, speed: float = 1.0) -> list[Place]:
+        """The best placement of each layout, best layout first; those that miss a target come after
+        those that meet all, the nearest first.
         """
         places = sorted(
-            (self._place(candidate, traffic, speed) for candidate in self.candidates),
-            key=lambda place: (place.missed_targets, place.score),
+            (self.place(candidate, traffic, speed) for candidate in self.candidates),
+            key=lambda place: (place.missed, place.score),
         )
         ordered: list[Place] = []
-        while places:
-            tied = _tied_with_first(places)
-            ordered += sorted(places[:tied], key=lambda place: place.rest)
-            del places[:tied]
-        return [place.candidate for place in ordered]
+        seen: set[object] = set()
+        at = 0
+        while at < len(places):
+            tied = _tied(places, at)
+            for place in sorted(places[at:tied], key=lambda place: place.rest):
+                if place.candidate.cut.layout not in seen:
+                    seen.add(place.candidate.cut.layout)
+                    ordered.append(place)
+            at = tied
+        return ordered
+
+    def order(self, traffic: Traffic, *, speed: float = 1.0) -> list[Candidate]:
+        """The candidates of `places`."""
+        return [place.candidate for place in self.places(traffic, speed=speed)]
 
     def winner(self, traffic: Traffic, *, speed: float = 1.0) -> Candidate:
         """The best candidate."""
-        return self.order(traffic, speed=speed)[0]
+        places = [self.place(candidate, traffic, speed) for candidate in self.candidates]
+        best = min(places, key=lambda place: (place.missed, place.score))
+        tied = [place for place in places if _equal(place, best)]
+        return min(tied, key=lambda place: place.rest).candidate
 
-    def _place(self, candidate: Candidate, traffic: Traffic, speed: float) -> Place:
+    def place(self, candidate: Candidate, traffic: Traffic, speed: float = 1.0) -> Place:
+        """How one candidate does."""
         timing = candidate.timing(traffic, speed=speed)
-        met = meets_targets(timing.ttft_s, timing.tpot_s, traffic)
-        score = GOALS[self.goal](timing, traffic)
-        return Place(candidate, int(not met), score, _answer_seconds(timing, traffic))
+        rate = timing.output_tokens_per_s
+        missed = misses(timing.ttft_s, timing.tpot_s, rate, traffic, goal=self.goal)
+        price = (
+            sum(self.device_prices[i] for i in candidate.cut.placement)
+            if self.device_prices
+            else 0.0
+        )
+        score = GOALS[self.goal](timing, traffic, price)
+        answer_s = _answer_seconds(timing, traffic, price)
+        return Place(candidate, max((miss.by for miss in missed), default=0.0), score, answer_s)
+
+    def among(self, candidates: Sequence[Candidate]) -> "Contest":
+        """The same contest among fewer."""
+        return Contest(tuple(candidates), self.goal, self.device_prices)
 
 
-def meets_targets(ttft_s: float, tpot_s: float, traffic: Traffic) -> bool:
-    """Whether both latencies are within the traffic's targets, where it has any."""
-    targets = ((ttft_s, traffic.ttft_ms), (tpot_s, traffic.tpot_ms))
-    return all(limit is None or seconds * 1e3 <= limit for seconds, limit in targets)
+def _equal(one: Place, other: Place) -> bool:
+    near = abs(one.missed - other.missed) <= TIE * max(1.0, one.missed)
+    return near and abs(one.score - other.score) <= TIE * abs(other.score)
 
 
-def _tied_with_first(places: Sequence[Place]) -> int:
-    """How many of the sorted places are as good as the first."""
-    first = places[0]
-    for i, place in enumerate(places):
-        apart = abs(place.score - first.score) > TIE * abs(first.score)
-        if apart or place.missed_targets != first.missed_targets:
-            return i
-    return len(places)
+def _tied(places: Sequence[Place], at: int) -> int:
+    """One past the last of the sorted places that is as good as place `at`."""
+    end = at + 1
+    while end < len(places) and _equal(places[end], places[at]):
+        end += 1
+    return end

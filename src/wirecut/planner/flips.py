@@ -1,57 +1,93 @@
-"""Where a decision flips: the nearest wire speed and concurrency at which another layout wins, and
-other wires.
+"""Where a decision flips: the nearest load and the nearest speed of wires at which another layout
+wins, and other wires.
 
-    Flip(what="concurrency", threshold=12, unit="requests", to="dp2")
+    Flip(what="concurrency", threshold=12, unit="requests", now=4, to="dp2")
+
+Knows no words; `other_wires` asks about other kinds of wire.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from wirecut.cost.estimate import Candidate
-from wirecut.fabric.fabric import Fabric, Link
+from wirecut.cost.collectives import collective_price
+from wirecut.cost.estimate import Candidate, consider
+from wirecut.cost.replica import Pricing
+from wirecut.fabric.fabric import Fabric
+from wirecut.fabric.link import Link
 from wirecut.planner.contest import Contest
-from wirecut.spec.traffic import Traffic
+from wirecut.planner.field import BEST, Field, within
+from wirecut.spec.traffic import MOST, Traffic
+from wirecut.units import DTYPE_BYTES
 
 SPEEDS_PER_DECADE = 5
 DECADES = 3  # wires a thousand times slower or faster: from InfiniBand to a home line and back
 SPEED_TOLERANCE = 1e-4  # relative
 MOST_CONCURRENT = 4096
-CONCURRENCY_STEP = 1.5
+LOAD_STEP = 2.0
+RATE_STEPS = 10
+RATE_TOLERANCE = 0.01  # relative
+PROMPT_STEP = 4.0
+PROMPT_TOLERANCE = 0.05  # relative
+
+What = Literal[
+    "wire speed", "concurrency", "rate", "input tokens", "wire", "wires inside", "wires between"
+]
+Unit = Literal["bytes/s", "requests", "requests/s", "tokens", "kind"]
+
+
+@dataclass(frozen=True, slots=True)
+class AllReduce:
+    """An all-reduce of `num_bytes` among `devices`: bus bandwidth (2 (n-1)/n x bytes / seconds) as
+    it is, and at the flip, in bytes/s.
+    """
+
+    devices: tuple[int, ...]
+    num_bytes: int
+    now: float
+    threshold: float
 
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """Beyond `threshold`, layout `to` wins.
+    """Beyond `threshold`, layout `to` wins; `now` is the value that there is, in the same unit.
 
     "wire speed": in bytes/s of `wire`, with every wire `factor` times as fast and that one's
-    latency `latency_s`. "concurrency": in requests. "wire": were only that kind of wire used (`to`
-    may be the chosen layout).
+    latency `latency_s`; `all_reduce` says it as what a TP group sees. "concurrency": in requests.
+    "rate": in requests/s. "input tokens": of a prompt. "wire": were only that kind of wire used.
+    "wires inside", "wires between": were the hosts wired, or joined, by that word of a typed
+    fabric; `times` is how many times as good the best layout there is as the chosen one here (`to`
+    of these three may be the chosen layout).
     """
 
-    what: Literal["wire speed", "concurrency", "wire"]
+    what: What
     threshold: float | str
-    unit: Literal["bytes/s", "requests", "kind"]
+    unit: Unit
     to: str
     wire: str | None = None
     factor: float | None = None
     latency_s: float | None = None
+    now: float | str | None = None
+    all_reduce: AllReduce | None = None
+    times: float | None = None
 
 
-def speed_flips(contest: Contest, traffic: Traffic, fabric: Fabric) -> Iterator[Flip]:
-    """The nearest slower and the nearest faster wire speed at which another layout wins."""
-    chosen = contest.winner(traffic)
+def speed_flips(field: Field, pricing: Pricing) -> Iterator[Flip]:
+    """The nearest slower and the nearest faster wires with which another layout wins."""
+    chosen, traffic = field.chosen, field.traffic
 
-    def wins(factor: float) -> Candidate:
+    def wins(contest: Contest, factor: float) -> Candidate:
         return contest.winner(traffic, speed=factor)
 
     for direction in (-1, 1):
-        found = _nearest_speed(chosen, wins, direction)
+        tenths = range(DECADES * SPEEDS_PER_DECADE + 1)
+        steps = [10 ** (direction * step / SPEEDS_PER_DECADE) for step in tenths]
+        found = field.nearest(steps, wins, within(SPEED_TOLERANCE))
         if found is None:
             continue
         factor, winner = found
-        link = used_link(fabric, chosen) or used_link(fabric, winner)
+        link = used_link(pricing.fabric, chosen) or used_link(pricing.fabric, winner)
         if link is not None:
             yield Flip(
                 what="wire speed",
@@ -61,72 +97,107 @@ def speed_flips(contest: Contest, traffic: Traffic, fabric: Fabric) -> Iterator[
                 wire=link.kind,
                 factor=factor,
                 latency_s=link.latency_s / factor,
+                now=link.bytes_per_s,
+                all_reduce=_all_reduce(pricing, chosen, winner, traffic, factor),
             )
 
 
-def _nearest_speed(
-    chosen: Candidate, wins: Callable[[float], Candidate], direction: int
-) -> tuple[float, Candidate] | None:
-    """Step away from 1, then bisect (in logarithms) the first step over which the winner
-    changes.
-    """
-    near = 1.0
-    for step in range(1, DECADES * SPEEDS_PER_DECADE + 1):
-        far = 10 ** (direction * step / SPEEDS_PER_DECADE)
-        winner = wins(far)
-        if winner is chosen:
-            near = far
-            continue
-        while abs(math.log(far / near)) > SPEED_TOLERANCE:
-            middle = math.sqrt(near * far)
-            between = wins(middle)
-            if between is chosen:
-                near = middle
-            else:
-                far, winner = middle, between
-        return far, winner
-    return None
+def _all_reduce(
+    pricing: Pricing, chosen: Candidate, winner: Candidate, traffic: Traffic, factor: float
+) -> AllReduce | None:
+    """What the larger of the two TP groups sees, at the size in which most of its time goes."""
+    larger = max(winner, chosen, key=lambda one: one.cut.layout.tp)
+    if larger.cut.layout.tp == 1:
+        return None
+    group, n = larger.replica.stages[0].group, larger.cut.layout.tp
+    row = pricing.spec.hidden * DTYPE_BYTES[pricing.dtype]
+    running = larger.timing(traffic).running
+    chunk = min(traffic.input_tokens, pricing.limits.max_batched_tokens)
+
+    def seconds(rows: int) -> float:
+        return collective_price(
+            pricing.fabric,
+            "all_reduce",
+            group,
+            rows * row,
+            at_once=larger.cut.layout.pp * larger.cut.layout.dp,
+            library=pricing.engine.library,
+        ).seconds
+
+    decode_s = traffic.output_tokens * seconds(running) / running
+    prefill_s = traffic.input_tokens / chunk * seconds(chunk)
+    rows = running if decode_s >= prefill_s else chunk
+    rate = 2 * (n - 1) / n * rows * row / seconds(rows)
+    return AllReduce(group, rows * row, rate, rate * factor)
 
 
-def concurrency_flips(contest: Contest, traffic: Traffic) -> Iterator[Flip]:
-    """The nearest lower and the nearest higher concurrency at which another layout wins; closed
-    loops only.
+def load_flips(field: Field) -> Iterator[Flip]:
+    """The nearest lower and the nearest higher concurrency, or rate, at which another layout wins;
+    of endless runs only.
     """
-    if traffic.rate is not None or traffic.static_batch or traffic.num_requests is not None:
+    traffic = field.traffic
+    if traffic.static_batch or traffic.num_requests is not None or traffic.rate == math.inf:
         return
-    chosen, at = contest.winner(traffic), traffic.concurrency or 1
-
-    def wins(concurrency: int) -> Candidate:
-        return contest.winner(replace(traffic, concurrency=concurrency))
-
-    for steps in (_down_from(at), _up_from(at)):
-        near = at
-        for far in steps:
-            winner = wins(far)
-            if winner is chosen:
-                near = far
-                continue
-            while abs(far - near) > 1:
-                middle = (near + far) // 2
-                between = wins(middle)
-                if between is chosen:
-                    near = middle
-                else:
-                    far, winner = middle, between
-            yield Flip("concurrency", far, "requests", str(winner.cut.layout))
-            break
+    if traffic.rate is None:
+        yield from _concurrency_flips(field, traffic.concurrency or 1)
+    else:
+        yield from _rate_flips(field, traffic.rate)
 
 
-def _down_from(concurrency: int) -> Iterator[int]:
-    while concurrency > 1:
-        concurrency = int(concurrency / CONCURRENCY_STEP)
-        yield max(1, concurrency)
+def _concurrency_flips(field: Field, now: int) -> Iterator[Flip]:
+    traffic = field.traffic
+    for users in {1, min(MOST_CONCURRENT, 16 * now)}:
+        field.join(field.whole.order(replace(traffic, concurrency=users))[:BEST])
+
+    def wins(contest: Contest, users: float) -> Candidate:
+        return contest.winner(replace(traffic, concurrency=int(users)))
+
+    down, up = [now], [now]
+    while down[-1] > 1:
+        down.append(max(1, int(down[-1] / LOAD_STEP)))
+    while up[-1] < MOST_CONCURRENT:
+        up.append(min(MOST_CONCURRENT, math.ceil(up[-1] * LOAD_STEP)))
+    for steps in (down, up):
+        if found := field.nearest(steps, wins, within(0.0)):
+            yield Flip("concurrency", int(found[0]), "requests", str(found[1].cut.layout), now=now)
 
 
-def _up_from(concurrency: int) -> Iterator[int]:
-    while concurrency < MOST_CONCURRENT:
-        concurrency = min(MOST_CONCURRENT, math.ceil(concurrency * CONCURRENCY_STEP))
-        yield concurrency
+def _rate_flips(field: Field, now: float) -> Iterator[Flip]:
+    traffic = field.traffic
+    for rate in (now / 16, min(MOST, now * 16)):
+        field.join(field.whole.order(replace(traffic, rate=rate))[:BEST])
+
+    def wins(contest: Contest, rate: float) -> Candidate:
+        return contest.winner(replace(traffic, rate=rate))
+
+    for step in (1 / LOAD_STEP, LOAD_STEP):
+        steps = [now * step**i for i in range(RATE_STEPS + 1) if now * step**i <= MOST]
+        if found := field.nearest(steps, wins, within(RATE_TOLERANCE)):
+            yield Flip("rate", found[0], "requests/s", str(found[1].cut.layout), now=now)
+
+
+def prompt_flips(field: Field, pricing: Pricing) -> Iterator[Flip]:
+    """The nearest shorter and the nearest longer prompt with which another of the best layouts
+    wins.
+    """
+    traffic = field.traffic
+    now, most = traffic.input_tokens, pricing.spec.max_positions - traffic.output_tokens
+
+    def wins(contest: Contest, tokens: float) -> Candidate:
+        load = replace(traffic, input_tokens=int(tokens))
+        again = (consider(pricing, one.cut, load) for one in contest.candidates)
+        works = [one for one in again if isinstance(one, Candidate)]
+        return contest.among(works).winner(load) if works else field.chosen
+
+    down, up = [now], [now]
+    while down[-1] > 1:
+        down.append(max(1, int(down[-1] / PROMPT_STEP)))
+    while up[-1] < most:
+        up.append(min(most, int(up[-1] * PROMPT_STEP)))
+    held = field.alone()
+    for steps in (down, up):
+        if found := held.nearest(steps, wins, within(PROMPT_TOLERANCE)):
+            yield Flip("input tokens", int(found[0]), "tokens", str(found[1].cut.layout), now=now)
 
 
 def used_link(fabric: Fabric, candidate: Candidate) -> Link | None:
@@ -137,19 +208,3 @@ def used_link(fabric: Fabric, candidate: Candidate) -> Link | None:
     if candidate.cut.layout.tp > 1:
         return fabric.slowest_link(replica.stages[0].group)
     return replica.boundaries[0] if replica.boundaries else None
-
-
-def other_wires(fabric: Fabric, chosen: Candidate) -> list[str]:
-    """Kinds of wire that join every joined pair of devices and that the chosen layout does not
-    use.
-    """
-    pairs = {(min(k.a, k.b), max(k.a, k.b)) for k in fabric.links}
-    used = used_link(fabric, chosen) or (fabric.link(*min(pairs)) if pairs else None)
-    kinds = dict.fromkeys(link.kind for link in fabric.links)
-    return [
-        kind
-        for kind in kinds
-        if used is not None
-        and kind != used.kind
-        and {(min(k.a, k.b), max(k.a, k.b)) for k in fabric.links if k.kind == kind} == pairs
-    ]

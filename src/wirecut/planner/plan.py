@@ -3,28 +3,53 @@ reasons, and the flips.
 
     ranking = plan(Pricing(spec, fabric, dtype="bf16"), traffic, goal="latency")
     ranking.chosen.layout, ranking.rejected, ranking.flips
+    best = plan_over([pricing_8xh100, pricing_4xl40s], traffic, goal="cost", prices={"*": 2.0})
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from wirecut.cost.estimate import Candidate, check_traffic, consider, price
+from wirecut.cost.estimate import check_traffic, price
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected
-from wirecut.errors import NothingFits
-from wirecut.layout.layout import Layout
-from wirecut.layout.rules import why_not
-from wirecut.planner.contest import Contest, check_goal
-from wirecut.planner.flips import Flip, concurrency_flips, other_wires, speed_flips
-from wirecut.planner.space import all_layouts, cut_for
+from wirecut.errors import NothingFits, UsageError
+from wirecut.layout.rules import allowed_tp
+from wirecut.planner.contest import Contest, Place, check_goal
+from wirecut.planner.doubt import Fragile, fragile_spots
+from wirecut.planner.field import Field
+from wirecut.planner.flips import Flip, load_flips, prompt_flips, speed_flips
+from wirecut.planner.needs import Needs, needs_of
+from wirecut.planner.other_wires import wire_flips
+from wirecut.planner.prices import Prices, check_prices, device_prices, hourly, per_million
+from wirecut.planner.search import outcome_of, search
 from wirecut.spec.traffic import Traffic
+from wirecut.units import show_bytes
+
+__all__ = ["Elsewhere", "Ranking", "outcome_of", "plan", "plan_over"]
+
+SHOWN_REASONS = 12  # of an error
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """What came of another fabric of the same question: its best layout and that one's runner-up,
+    or why nothing works there. Prices are 0 where none was given.
+    """
+
+    fabric: str
+    chosen: Estimate | None = None
+    runner_up: Estimate | None = None
+    reason: str | None = None
+    price_per_hour: float = 0.0
+    price_per_million: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """Layouts that work, best first (`chosen` is the first), those that do not, and where the
-    choice flips.
+    choice flips. `fragile`: where an assumed number decided. `prices` are the user's, per device
+    and hour; `elsewhere` are the other fabrics that were asked about.
     """
 
     goal: str
@@ -32,70 +57,130 @@ class Ranking:
     ranked: tuple[Estimate, ...]
     rejected: tuple[Rejected, ...]
     flips: tuple[Flip, ...]
+    fragile: tuple[Fragile, ...] = ()
+    prices: dict[str, float] = field(default_factory=dict[str, float])
+    elsewhere: tuple[Elsewhere, ...] = ()
 
 
-def plan(pricing: Pricing, traffic: Traffic, *, goal: str = "throughput") -> Ranking:
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A contest that was held on one fabric."""
+
+    pricing: Pricing
+    contest: Contest
+    places: tuple[Place, ...]
+    rejected: tuple[Rejected, ...]
+
+
+def plan(
+    pricing: Pricing, traffic: Traffic, *, goal: str = "throughput", prices: Prices | None = None
+) -> Ranking:
     """Rank every layout on the fabric's devices. Raises NothingFits when none works, UsageError for
-    bad questions.
+    bad questions, as for the goal "cost" without `prices`.
     """
-    check_goal(goal)
-    check_traffic(pricing.spec, traffic)
-    outcomes = [outcome_of(pricing, layout, traffic) for layout in _layouts(pricing)]
-    rejected = tuple(one for one in outcomes if isinstance(one, Rejected))
-    candidates = tuple(one for one in outcomes if isinstance(one, Candidate))
-    if not candidates:
-        raise NothingFits(_nothing_fits(pricing, rejected))
-    contest = Contest(candidates, goal)
-    order = contest.order(traffic)
-    ranked = tuple(price(candidate, traffic) for candidate in order)
+    return plan_over([pricing], traffic, goal=goal, prices=prices)[1]
+
+
+def plan_over(
+    pricings: Sequence[Pricing],
+    traffic: Traffic,
+    *,
+    goal: str = "throughput",
+    prices: Prices | None = None,
+) -> tuple[Pricing, Ranking]:
+    """The same over several fabrics: the one whose best layout is best, and its ranking. Raises
+    NothingFits when nothing works on any.
+    """
+    if not pricings:
+        raise UsageError("no fabric to plan for")
+    known = check_prices(prices or {})
+    check_goal(goal, priced=bool(known))
+    for pricing in pricings:
+        check_traffic(pricing.spec, traffic)
+    held: list[_Held] = []
+    failed: list[tuple[Pricing, NothingFits]] = []
+    for pricing in pricings:
+        try:
+            held.append(_hold(pricing, traffic, goal, known))
+        except NothingFits as error:
+            failed.append((pricing, error))
+    if not held:
+        raise (
+            failed[0][1] if len(failed) == 1 else NothingFits("\n".join(str(e) for _, e in failed))
+        )
+    best = min(held, key=lambda one: (one.places[0].missed, one.places[0].score))
+    others = [_elsewhere(one, traffic, known) for one in held if one is not best]
+    others += [Elsewhere(_name(pricing), reason=str(error)) for pricing, error in failed]
+    return best.pricing, replace(_ranking(best, traffic), prices=known, elsewhere=tuple(others))
+
+
+def _hold(pricing: Pricing, traffic: Traffic, goal: str, prices: dict[str, float]) -> _Held:
+    each = device_prices(pricing.fabric, prices) if goal == "cost" else ()
+    empty = Contest((), goal, each)
+    found = search(pricing, traffic, empty)
+    if not found.candidates:
+        raise NothingFits(_nothing_fits(pricing, traffic, found.rejected))
+    contest = empty.among(found.candidates)
+    return _Held(pricing, contest, tuple(contest.places(traffic)), found.rejected)
+
+
+def _ranking(held: _Held, traffic: Traffic) -> Ranking:
+    pricing, contest = held.pricing, held.contest
+    ranked = tuple(price(place.candidate, traffic) for place in held.places)
+    near = Field.near(contest, traffic)
     flips = (
-        *speed_flips(contest, traffic, pricing.fabric),
-        *concurrency_flips(contest, traffic),
-        *_wire_flips(pricing, traffic, goal, order[0]),
+        *speed_flips(near, pricing),
+        *load_flips(near),
+        *prompt_flips(near, pricing),
+        *wire_flips(near, pricing),
     )
-    return Ranking(goal, ranked[0], ranked, rejected, flips)
+    fragile = tuple(fragile_spots(near, pricing))
+    return Ranking(contest.goal, ranked[0], ranked, held.rejected, flips, fragile)
 
 
-def outcome_of(pricing: Pricing, layout: Layout, traffic: Traffic) -> Candidate | Rejected:
-    """One layout, placed and cut, ready for timing; or why it does not work."""
-    reason = why_not(pricing.spec, layout, len(pricing.fabric.devices))
-    if reason is not None:
-        return Rejected(str(layout), reason)
-    context = traffic.input_tokens + traffic.output_tokens / 2
-    return consider(pricing, cut_for(pricing, layout, context=context), traffic)
+def _name(pricing: Pricing) -> str:
+    return pricing.fabric.made.how.removeprefix("typed: ")
 
 
-def _layouts(pricing: Pricing) -> Iterator[Layout]:
-    """Every layout; of one that is not legal without DP, no copies with it: the reason would only
-    be repeated.
-    """
-    devices, illegal = len(pricing.fabric.devices), set[tuple[int, int]]()
-    for layout in all_layouts(devices):
-        if (layout.tp, layout.pp) in illegal:
-            continue
-        if why_not(pricing.spec, layout, devices) is not None:
-            illegal.add((layout.tp, layout.pp))
-        yield layout
+def _elsewhere(held: _Held, traffic: Traffic, prices: Prices) -> Elsewhere:
+    ranked = [price(place.candidate, traffic) for place in held.places[:2]]
+    chosen, each = ranked[0], 0.0
+    if prices:
+        each = hourly(held.pricing.fabric, chosen.placement, prices)
+    return Elsewhere(
+        _name(held.pricing),
+        chosen,
+        ranked[1] if len(ranked) > 1 else None,
+        price_per_hour=each,
+        price_per_million=per_million(each, chosen.output_tokens_per_s),
+    )
 
 
-def _wire_flips(pricing: Pricing, traffic: Traffic, goal: str, chosen: Candidate) -> Iterator[Flip]:
-    """Which layout would win if only another kind of wire were used."""
-    for kind in other_wires(pricing.fabric, chosen):
-        other = pricing.over(pricing.fabric.only(kind))
-        outcomes = (outcome_of(other, layout, traffic) for layout in _layouts(other))
-        candidates = tuple(one for one in outcomes if isinstance(one, Candidate))
-        if candidates:
-            winner = Contest(candidates, goal).winner(traffic)
-            yield Flip("wire", kind, "kind", str(winner.cut.layout), wire=kind)
-
-
-def _nothing_fits(pricing: Pricing, rejected: tuple[Rejected, ...]) -> str:
-    """Each reason once, with the layouts it holds for."""
+def _nothing_fits(pricing: Pricing, traffic: Traffic, rejected: Sequence[Rejected]) -> str:
+    """Each reason once, with the layouts it holds for, and what would do."""
     counts = Counter(one.reason for one in rejected)
     first = {reason: next(r.layout for r in rejected if r.reason == reason) for reason in counts}
     lines = [
         f"  {first[reason]}{f' and {count - 1} more' if count > 1 else ''}: {reason}"
-        for reason, count in counts.items()
+        for reason, count in list(counts.items())[:SHOWN_REASONS]
     ]
-    head = f"no layout of {pricing.spec.name} works on {len(pricing.fabric.devices)} devices:"
-    return "\n".join([head, *lines])
+    if len(counts) > SHOWN_REASONS:
+        lines.append(f"  and {len(counts) - SHOWN_REASONS} more reasons")
+    spec, devices = pricing.spec, len(pricing.fabric.devices)
+    head = f"no layout of {spec.name} works on {devices} device{'s' * (devices > 1)}:"
+    return "\n".join([head, *lines, _what_would_do(pricing, needs_of(pricing, traffic))])
+
+
+def _what_would_do(pricing: Pricing, needs: Needs) -> str:
+    """What the model weighs, and what would hold it."""
+    weighs = f"{pricing.spec.name} has {needs.weights_bytes / 1e9:.0f} GB of weights"
+    ways: list[str] = []
+    if needs.count:
+        cut = f" ({needs.layout})" if needs.count > 1 else ""
+        ways.append(f"{needs.count} x {needs.device}{cut}")
+    if needs.alone:
+        ways.append(f"one {needs.alone} of {show_bytes(needs.alone_bytes)}")
+    if not ways:
+        sizes = ", ".join(map(str, allowed_tp(pricing.spec, pricing.engine.rules)))
+        return f"{weighs}; no number of {needs.device} holds it (tp sizes that work: {sizes})"
+    return f"{weighs}; what would hold it: {', or '.join(ways)}"

@@ -16,8 +16,9 @@ from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected
 from wirecut.errors import PlanError
 from wirecut.layout.plan import FORMAT, Limits, PlanFile
+from wirecut.planner.doubt import Fragile
 from wirecut.planner.flips import Flip
-from wirecut.planner.plan import Ranking
+from wirecut.planner.plan import Elsewhere, Ranking
 from wirecut.spec.traffic import Traffic
 from wirecut.version import __version__
 
@@ -38,6 +39,9 @@ def to_plan_file(ranking: Ranking, pricing: Pricing, *, traffic: Traffic, model:
         ranking=[to_json(one) for one in ranking.ranked],
         rejected=[to_json(one) for one in ranking.rejected],
         flips=[to_json(one) for one in ranking.flips],
+        fragile=[to_json(one) for one in ranking.fragile],
+        prices=ranking.prices,
+        elsewhere=[to_json(one) for one in ranking.elsewhere],
     )
 
 
@@ -48,6 +52,8 @@ def ranking_of(plan_file: PlanFile) -> Ranking:
         chosen = msgspec.convert(plan_file.chosen, Estimate)
         rejected = msgspec.convert(plan_file.rejected, tuple[Rejected, ...])
         flips = msgspec.convert(plan_file.flips, tuple[Flip, ...])
+        fragile = msgspec.convert(plan_file.fragile, tuple[Fragile, ...])
+        elsewhere = msgspec.convert(plan_file.elsewhere, tuple[Elsewhere, ...])
         for estimate in (chosen, *ranked):
             _check(estimate)
         if not all(flip.factor is None or flip.factor > 0 for flip in flips):
@@ -58,7 +64,9 @@ def ranking_of(plan_file: PlanFile) -> Ranking:
         ) from error
     if not ranked or ranked[0].layout != chosen.layout:
         raise PlanError(f"the plan chooses {chosen.layout}, which does not lead its ranking")
-    return Ranking(plan_file.goal, chosen, ranked, rejected, flips)
+    return Ranking(
+        plan_file.goal, chosen, ranked, rejected, flips, fragile, plan_file.prices, elsewhere
+    )
 
 
 def _check(estimate: Estimate) -> None:

@@ -1,136 +1,101 @@
-"""Every layout worth asking about, and where each would sit: placement on devices, layers to
-stages.
+"""The layouts worth asking about.
 
-    cut_for(pricing, Layout(tp=2, pp=2), context=576)
+    list(all_layouts(8, experts=True))          # every one of at most 8 ranks
+    Degrees.of(spec, rules, num_devices=1024).pairs
 
-Knows no load: a cut is the same under every traffic and on wires of every speed, so that flips
-compare like with like.
+Up to MOST_LISTED devices every layout is asked about. On more, what is left out is dominated or is
+between two that are asked about:
+
+- pipelines of more stages whose fullest stage holds as many layers as that of fewer stages: more
+  hand-offs and bubbles for the same slowest stage;
+- sizes of a TP group that leave a part of each host idle, beside those that do not;
+- numbers of replicas between 1, 2, 3, 4, 6, 8, 12, ... and the most: a load is shared out evenly,
+  so that one more replica changes little once there are some.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
-from wirecut.cost.replica import Pricing
-from wirecut.fabric.fabric import Device, Fabric
+from wirecut.fabric.fabric import Fabric
 from wirecut.layout.layout import Layout
-from wirecut.layout.plan import Cut
-from wirecut.layout.stages import Stages, cut_stages
-from wirecut.units import DTYPE_BYTES
+from wirecut.layout.rules import EngineRules, allowed_tp
+from wirecut.spec.feedforward import Moe
+from wirecut.spec.model import ModelSpec
+
+MOST_LISTED = 16
 
 
-def all_layouts(num_devices: int) -> Iterator[Layout]:
-    """Every tp x pp x dp of at most that many ranks, legal or not, fewest ranks first."""
+def has_experts(spec: ModelSpec) -> bool:
+    """Whether EP can deal anything."""
+    return any(isinstance(layer.mlp, Moe) for layer in spec.kinds)
+
+
+def all_layouts(num_devices: int, *, experts: bool = False) -> Iterator[Layout]:
+    """Every tp x pp x dp of at most that many ranks, legal or not, fewest ranks first; with
+    `experts` also every ep that divides dp x tp.
+    """
     layouts = (
-        Layout(tp=tp, pp=pp, dp=dp)
+        Layout(tp=tp, pp=pp, dp=dp, ep=ep)
         for tp in range(1, num_devices + 1)
         for pp in range(1, num_devices // tp + 1)
         for dp in range(1, num_devices // (tp * pp) + 1)
+        for ep in ep_degrees(tp * dp, experts=experts)
     )
     return iter(sorted(layouts, key=lambda one: (one.world_size, one)))
 
 
-def place(fabric: Fabric, layout: Layout) -> tuple[int, ...]:
-    """The device of each rank: consecutive ids, TP innermost.
+def ep_degrees(ranks: int, *, experts: bool) -> list[int]:
+    """1, and with `experts` every divisor of the dp x tp ranks of a stage."""
+    return [ep for ep in range(1, ranks + 1) if ranks % ep == 0] if experts else [1]
 
-    A TP group goes into the smallest island that has room for it, the stages of one replica into
-    the smallest island of islands that has room for them all; devices of no island come last.
+
+@dataclass(frozen=True, slots=True)
+class Degrees:
+    """What a large fabric is searched over: (tp, pp) of one replica, and whether experts are
+    dealt.
     """
-    pools = _pools(fabric)
-    holders: dict[int, list[_Pool]] = {device.id: [] for device in fabric.devices}
-    for pool in pools:
-        for device in pool.members:
-            holders[device].append(pool)
-    racks = [
-        (rack, [pool for pool in pools if pool.members <= rack.members])
-        for rack in pools
-        if rack.nested and layout.pp > 1
-    ]
-    placed: dict[int, None] = {}
-    for _ in range(layout.dp):
-        roomy = (both for both in racks if both[0].free >= layout.replica_size)
-        whole, within = next(roomy, (pools[-1], pools))
-        for _ in range(layout.pp):
-            pool = next((one for one in within if one.free >= layout.tp), whole)
-            while pool.queue and pool.queue[0] in placed:
-                pool.queue.popleft()
-            free = (device for device in pool.queue if device not in placed)
-            for device in list(islice(free, layout.tp)):
-                placed[device] = None
-                for holder in holders[device]:
-                    holder.free -= 1
-    return tuple(placed)
 
+    pairs: tuple[tuple[int, int], ...]
+    num_devices: int
+    experts: bool
 
-@dataclass(slots=True)
-class _Pool:
-    """Devices that a group may be put on, in order; `nested`: an island that holds islands."""
-
-    queue: deque[int]
-    members: frozenset[int]
-    free: int
-    nested: bool
-
-
-def _pools(fabric: Fabric) -> list[_Pool]:
-    """Every island, smallest first, each after those of its devices that no smaller one holds; last
-    the devices of no island, and all devices, each island's together.
-    """
-    everyone = tuple(device.id for device in fabric.devices)
-    pools: list[_Pool] = []
-    holder: dict[int, int] = {}  # the largest island so far that holds a device, as place in pools
-
-    def add(devices: list[int], *, nested: bool) -> None:
-        pools.append(_Pool(deque(devices), frozenset(devices), len(devices), nested))
-
-    for island in (*sorted(fabric.islands, key=len), everyone):
-        inner = sorted({holder[device] for device in island if device in holder})
-        own = [device for device in island if device not in holder]
-        if inner and own:
-            add(own, nested=False)
-        ordered = [device for place in inner for device in pools[place].queue]
-        add(ordered + own, nested=bool(inner) and island is not everyone)
-        holder |= dict.fromkeys(island, len(pools) - 1)
-    return pools
-
-
-def cut_for(pricing: Pricing, layout: Layout, *, context: float) -> Cut:
-    """The layout with its placement and its stages. Layers are dealt by their time at one row,
-    without wires.
-    """
-    placement = place(pricing.fabric, layout)
-    device = pricing.fabric.devices[placement[0]]
-    key = (layout.tp, layout.pp, device.id, context)
-    if key not in pricing.stages:
-        pricing.stages[key] = balanced_stages(pricing, layout, device, context=context)
-    return Cut(layout, placement, pricing.stages[key])
-
-
-def balanced_stages(pricing: Pricing, layout: Layout, device: Device, *, context: float) -> Stages:
-    """Stages whose slowest is fastest in a decode step: layers weigh what they cost, so do step and
-    LM head.
-    """
-    if layout.pp == 1:
-        return ((0, pricing.spec.num_layers),)
-    size, engine, rate = DTYPE_BYTES[pricing.dtype], pricing.engine, pricing.rate(device.id)
-    sizes = pricing.sizes(layout.tp)[0]
-    working_set = (sizes.linears[-1] + sizes.head) * size / layout.pp
-
-    def seconds(elements: int) -> float:
-        return rate.seconds(weight_bytes=elements * size, rows=1, working_set_bytes=working_set)
-
-    def layer_seconds(layer: int) -> float:
-        linears, kv, width = (
-            sums[layer + 1] - sums[layer] for sums in (sizes.linears, sizes.kv, sizes.width)
+    @classmethod
+    def of(cls, spec: ModelSpec, rules: EngineRules, fabric: Fabric) -> "Degrees":
+        """Of this model on this fabric, fewest ranks first."""
+        num_devices = len(fabric.devices)
+        host = len(next(iter(fabric.host_devices.values())))
+        sizes = [
+            tp
+            for tp in allowed_tp(spec, rules)
+            if tp <= num_devices and (host % tp == 0 or tp % host == 0)
+        ]
+        pairs = sorted(
+            ((tp, pp) for tp in sizes for pp in _depths(spec.num_layers, num_devices // tp)),
+            key=lambda pair: (pair[0] * pair[1], pair),
         )
-        cache = rate.kv_seconds(context * kv * size) + rate.attention_seconds(width, context)
-        launches = engine.ops_per_layer + engine.ops_per_sequence_layer
-        return seconds(linears) + cache + launches * device.launch_s
+        return cls(tuple(pairs), num_devices, has_experts(spec))
 
-    return cut_stages(
-        [layer_seconds(layer) for layer in range(pricing.spec.num_layers)],
-        layout.pp,
-        first_extra=(engine.step_ops - engine.stage_ops) * device.launch_s,  # over a later stage's
-        last_extra=seconds(sizes.head) + engine.ops_per_sequence * device.launch_s,
-    )
+    def most_replicas(self, tp: int, pp: int) -> int:
+        return self.num_devices // (tp * pp)
+
+    def layouts(self, tp: int, pp: int, replicas: list[int]) -> list[Layout]:
+        """So many replicas: without EP, and with EP inside the TP groups and over all ranks."""
+        found: list[Layout] = []
+        for dp in replicas:
+            eps = {1, tp, tp * dp} if self.experts else {1}
+            found += [Layout(tp, pp, dp, ep) for ep in sorted(eps)]
+        return found
+
+
+def _depths(layers: int, most: int) -> list[int]:
+    """Numbers of stages: of those whose fullest stage holds as many layers, the fewest."""
+    return sorted({-(-layers // full) for full in range(1, layers + 1)} & set(range(1, most + 1)))
+
+
+def replica_ladder(most: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12, ... and `most`."""
+    found, step = {most}, 1
+    while step <= most:
+        found |= {step, min(most, step * 3 // 2)}
+        step *= 2
+    return sorted(found)
