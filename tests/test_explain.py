@@ -1,31 +1,48 @@
-"""The words: they come from the plan file alone, and say the numbers that the terms hold."""
+"""The words: they come from the plan file alone, say what the terms hold, and add up."""
+
+import re
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fabrics import FAST, SLOW, big_model, fabric, model
+from explained import GIB, PP2, TP1, TP2, TRAFFIC, estimate, plan_of
+from fabrics import MADE, SLOW, big_model, fabric
 from wirecut.cost.replica import Pricing
-from wirecut.cost.terms import Estimate
+from wirecut.cost.terms import Memory, Rejected
 from wirecut.errors import LayoutError, PlanError
-from wirecut.explain.answer import answer, why_not_answer
-from wirecut.explain.budget import compare, doubt, request_seconds
+from wirecut.explain.answer import answer, headline_rows
+from wirecut.explain.budget import (
+    by_kind,
+    compare,
+    doubt,
+    in_steps,
+    request_seconds,
+    runner_up,
+    shown_rows,
+    thrifty,
+    whole_request,
+)
+from wirecut.explain.duel import Duel
 from wirecut.explain.estimate import page
 from wirecut.explain.page import WIDTH, Grid, Heading, Note, Paragraph, show
-from wirecut.explain.words import layout_in_words, listed, numbers
-from wirecut.fabric.fabric import Fabric
-from wirecut.layout.plan import PlanFile
+from wirecut.explain.tables import bar, budget_table, scale_of
+from wirecut.explain.why_not import why_not_answer
+from wirecut.explain.words import counted, layout_in_words, listed, numbers
+from wirecut.planner.flips import AllReduce, Flip
 from wirecut.planner.plan import plan
 from wirecut.planner.plan_file import ranking_of, to_plan_file
-from wirecut.spec.model import ModelSpec
 from wirecut.spec.traffic import Traffic
 from wirecut.units import show_seconds
 
-
-def planned(
-    wires: Fabric, traffic: Traffic, *, spec: ModelSpec | None = None, goal: str = "throughput"
-) -> PlanFile:
-    pricing = Pricing(spec or big_model(), wires, dtype="bf16")
-    ranking = plan(pricing, traffic, goal=goal)
-    return to_plan_file(ranking, pricing, traffic=traffic, model="/models/tiny")
+N = TRAFFIC.output_tokens
+SECONDS = st.floats(1e-9, 1e3)
+KIND_SECONDS = st.dictionaries(
+    st.sampled_from(["compute", "memory", "all-reduce", "bubble", "overhead", "wait"]),
+    SECONDS,
+    min_size=1,
+)
 
 
 def printed(blocks, capsys: pytest.CaptureFixture[str]) -> str:
@@ -38,107 +55,286 @@ def words(text: str) -> str:
 
 
 def test_the_answer_holds_every_part(capsys):
-    plan_file = planned(fabric(8, latency_s=50e-6), Traffic(100, 50, concurrency=8), spec=model())
-    ranking = ranking_of(plan_file)
-    text = printed(answer(plan_file), capsys)
-    chosen, second = ranking.ranked[:2]
-    assert f"Run it as {chosen.layout}: {layout_in_words(chosen)}" in words(text)
-    assert f"Why {chosen.layout} and not {second.layout}" in text
-    assert show_seconds(chosen.ttft_s) in text
-    assert show_seconds(chosen.tpot_s) in text
-    assert "sizes that work: 1, 2, 4" in words(text)
-    assert "Where it flips" in text
-    for flip in ranking.flips:
-        assert flip.to in text
+    flip = Flip("concurrency", 28, "requests", "pp2")
+    bad = Rejected("tp3", "tp 3 does not divide 4 heads")
+    text = printed(answer(plan_of(TP2, PP2, TP1, rejected=[bad], flips=[flip])), capsys)
+    assert "Run it as tp2: every layer cut over 2 devices, on devices 0 and 1." in text
+    assert "tiny in bf16: 100 tokens in, 11 out, 8 at once, for latency, engine vllm" in text
+    assert "Why tp2 and not pp2" in text
+    assert show_seconds(TP2.ttft_s) in text
+    assert show_seconds(TP2.tpot_s) in text
+    assert "tp 3 does not divide 4 heads" in text
+    assert "Does not work: 1 layout\n" in text
+    assert "at 28 users or more at once (now 8)" in words(text)
     assert "assumed" not in text
+    assert "too close" not in text
 
 
 def test_a_pipe_gets_plain_lines_of_at_most_100_columns(capsys):
-    plan_file = planned(fabric(8), Traffic(100, 50, concurrency=8), spec=model())
-    one = ranking_of(plan_file).ranked[3]
-    text = printed([*answer(plan_file), *page(one, plan_file.traffic)], capsys)
-    assert "\x1b" not in text
-    for line in text.splitlines():
-        assert len(line) <= WIDTH
-        assert line == line.rstrip()
-
-
-def test_assumed_numbers_are_said_first(capsys):
-    wires = fabric(2)
-    links = tuple(
-        type(k)(k.a, k.b, k.kind, k.latency_s, k.bytes_per_s, "assumed") for k in wires.links
+    every = dict.fromkeys(("memory", "all-to-all", "hand-off", "bubble", "wait"), 0.001234)
+    wide = estimate(
+        "tp2pp2dp2ep4", {**every, "compute": 1e-3, "all-reduce": 1e-3, "overhead": 1e-3}
     )
-    guessed = Fabric(wires.devices, links, wires.islands, wires.made)
-    text = printed(answer(planned(guessed, Traffic(100, 50))), capsys)
-    assert text.splitlines()[0].startswith("Numbers are assumed")
+    for ranked in ((TP2, PP2, TP1), (wide, TP1)):
+        text = printed([*answer(plan_of(*ranked)), *page(ranked[0], TRAFFIC)], capsys)
+        assert "\x1b" not in text
+        for line in text.splitlines():
+            assert len(line) <= WIDTH
+            assert line == line.rstrip()
 
 
-def test_the_duel_sums_to_both_requests():
-    traffic = Traffic(100, 50, concurrency=8)
-    ours, theirs = ranking_of(planned(fabric(2), traffic)).ranked[:2]
-    lines = compare(ours, theirs, 50)
-    assert sum(line.ours for line in lines) == pytest.approx(ours.ttft_s + 49 * ours.tpot_s)
-    assert sum(line.theirs for line in lines) == pytest.approx(theirs.ttft_s + 49 * theirs.tpot_s)
+def test_every_budget_row_adds_up_as_printed():
+    third = estimate("tp2", {"memory": 1e-2 / 3, "all-reduce": 1e-2 / 3, "overhead": 1e-2 / 3})
+    blocks = budget_table(plan_of(third), shown_rows([third, PP2, TP1], N))
+    grid = next(block for block in blocks if isinstance(block, Grid))
+    assert grid.columns[:2] == ("layout", ">request")
+    assert [one.removeprefix(">") for one in grid.columns[2:-1]] == [
+        "compute", "memory", "all-reduce", "hand-off", "bubble", "overhead"
+    ]  # fmt: skip
+    for row in grid.rows:
+        parts = [0 if cell == "-" else int(cell.replace(".", "")) for cell in row[2:-1]]
+        assert sum(parts) == int(row[1].replace(".", ""))
+    assert grid.rows[0][1] == "1100"
+
+
+@given(KIND_SECONDS, st.floats(1e-6, 1.0))
+def test_steps_add_up_and_are_near(parts, step):
+    counts = in_steps(parts, step)
+    assert sum(counts.values()) == pytest.approx(sum(parts.values()) / step, abs=0.51)
+    assert all(abs(counts[kind] - parts[kind] / step) < 1.01 for kind in parts)
+
+
+@given(KIND_SECONDS)
+def test_a_bar_is_as_long_as_its_request(parts):
+    total = sum(parts.values())
+    assert len(bar(parts, total, 20)) == 20
+    assert len(bar(parts, 2 * total, 20)) == 10
+
+
+@given(SECONDS)
+def test_times_are_shown_with_four_digits(longest):
+    unit, name, digits = scale_of(longest)
+    assert unit == {"s": 1.0, "ms": 1e-3, "us": 1e-6}[name]
+    if longest >= 1e-6:
+        assert len(f"{longest / unit:.{digits}f}".replace(".", "")) >= 4
+
+
+def test_kinds_and_terms_sum_to_the_request():
+    for one in (TP2, PP2, TP1):
+        whole = whole_request(one, N)
+        assert whole == pytest.approx(one.ttft_s + 10 * one.tpot_s)
+        assert sum(by_kind(one, N).values()) == pytest.approx(whole)
+        assert sum(request_seconds(one, N).values()) == pytest.approx(whole)
+    lines = compare(TP2, TP1, N)
+    assert sum(line.theirs - line.ours for line in lines) == pytest.approx(
+        whole_request(TP1, N) - whole_request(TP2, N)
+    )
     sizes = [abs(line.difference) for line in lines]
     assert sizes == sorted(sizes, reverse=True)
-    assert sum(request_seconds(ours, 50).values()) == pytest.approx(ours.ttft_s + 49 * ours.tpot_s)
-    assert 0 < doubt(lines) <= sum(sizes)
+
+
+def test_what_both_share_is_not_in_doubt():
+    assert doubt(TP2, TP2, N) == 0
+    more = estimate("pp2", {"memory": 6e-3, "all-reduce": 2e-3, "overhead": 0.5e-3})
+    assert doubt(TP2, more, N) == pytest.approx(0.1 * 110 * 0.5e-3)
+
+
+def test_a_bubble_is_as_wrong_as_the_work_that_it_waits_for():
+    # a pipeline that idles half of the time streams as much as one device: nothing else differs
+    piped = estimate("pp2", {"memory": 6e-3, "bubble": 6e-3})
+    alone = estimate("tp1", {"memory": 12e-3})
+    assert doubt(piped, alone, N) == pytest.approx(0)
 
 
 def test_close_calls_and_clear_ones_are_told_apart(capsys):
-    clear = planned(fabric(2, **FAST), Traffic(100, 50), goal="latency")
-    assert "the choice stands" in words(printed(answer(clear), capsys))
-    # halving the model saves 0.11 s a token, 17 all-reduces of 2 x 3.1 ms cost nearly that
-    close = planned(fabric(2, latency_s=3.1e-3), Traffic(100, 50), goal="latency")
-    text = words(printed(answer(close), capsys))
-    assert "too close to call" in text
+    clear = words(printed(answer(plan_of(TP2, TP1)), capsys))
+    assert "the choice stands" in clear
+    assert "oo close" not in clear
+    near = estimate("pp2", {"memory": 7.9e-3, "hand-off": 0.2e-3})
+    text = words(printed(answer(plan_of(TP2, near)), capsys))
+    assert "on devices 0 and 1. Too close to call: pp2 may be as good." in text
+    assert "too close to call, so run both" in text
+    duel = Duel.of(plan_of(TP2, near), TP2, near)
+    assert duel.margin == pytest.approx(1 - 8.0 / 8.1)
+    assert duel.close
 
 
-def test_ties_say_what_broke_them(capsys):
-    # two replicas give one user as much as one; tp1 takes fewer devices
-    slow = planned(fabric(2, **SLOW), Traffic(100, 50))
-    text = words(printed(answer(slow), capsys))
-    assert "tp1 takes 1 devices, dp2 2" in text
+def test_the_sentence_says_what_was_saved_and_paid():
+    duel = Duel.of(plan_of(TP2, TP1), TP2, TP1)
+    assert duel.sentence.startswith("tp2 gives 37% less time per request than tp1 (")
+    assert "it saves 660 ms of memory work and 22.0 ms of compute work" in duel.sentence
+    assert "and pays 165 ms of all-reduce work" in duel.sentence
+    fast = Duel.of(plan_of(TP2, TP1, goal="throughput"), TP2, TP1)
+    assert fast.sentence.startswith("tp2 gives 59% more tokens per second than tp1 (")
+
+
+def test_ties_say_what_broke_them():
+    two = estimate("dp2", {"memory": 12e-3, "compute": 0.2e-3, "overhead": 0.5e-3})
+    duel = Duel.of(plan_of(TP1, two, goal="throughput"), TP1, two)
+    assert "tp1 takes 1 device, not 2" in duel.sentence
+
+
+def test_rows_are_one_a_cut_and_copies_that_tell_nothing_are_left_out(capsys):
+    work = {"memory": 12e-3}
+    copies = [estimate(f"dp{i}" if i > 1 else "tp1", work, rate=88.0) for i in range(1, 9)]
+    ranked = [*copies[:3], TP2, *copies[3:], PP2]
+    rows = shown_rows(ranked, N)
+    assert [row.estimate.layout for row in rows] == ["tp1", "tp2", "pp2"]
+    assert rows[0].alike == ("dp2", "dp3", "dp4", "dp5", "dp6", "dp7", "dp8")
+    assert [row.place for row in rows] == [1, 4, 10]
+    text = words(printed(answer(plan_of(*ranked, goal="throughput")), capsys))
+    assert "too small a load to tell more replicas apart" in text
+    assert "tp1 for dp2, dp3, dp4, dp5 and 3 more" in text
+    assert runner_up(ranked) is TP2
+
+
+def test_replicas_that_differ_have_rows_of_their_own():
+    one, two = (
+        estimate(name, {"memory": 1e-2}, rate=rate) for name, rate in (("dp2", 9), ("tp1", 5))
+    )
+    assert len(shown_rows([one, two], N)) == 2
+    assert runner_up([one, two]) is two
+    assert runner_up([one]) is None
+
+
+def test_fewer_devices_are_offered_when_they_nearly_do(capsys):
+    eight = estimate("dp8", {"memory": 1e-2}, rate=100.0)
+    two = estimate("dp2", {"memory": 1.01e-2}, rate=95.0)
+    four = estimate("dp4", {"memory": 1e-2}, rate=99.0)
+    assert thrifty([eight, four, two]) is two
+    assert thrifty([eight, replace(two, tpot_s=2e-2)]) is None
+    text = words(printed(answer(plan_of(eight, four, two, goal="throughput")), capsys))
+    assert "On 2 devices of its 8, dp2 gives 95% of its tokens per second." in text
+
+
+def test_memory_names_the_fullest_rank_and_what_the_others_waste():
+    memory = Memory(30 * GIB, 2 * GIB, GIB, 48 * GIB, 9000, GIB, rank=1, wasted_bytes=3 * GIB)
+    one = estimate("tp2", {"memory": 1e-2}, memory=memory, placement=(4, 6))
+    name, used, where = headline_rows(ranking_of(plan_of(one)))[-1]
+    assert (name, used) == ("memory", "34.0 GiB")
+    assert "of 48.0 GiB on rank 1 (device 6), the fullest" in where
+    assert "3.00 GiB stay empty on the others" in where
+    alone = headline_rows(ranking_of(plan_of(TP1)))[-1][2]
+    assert alone == "of 48.0 GiB"
 
 
 def test_why_not(capsys):
-    plan_file = planned(fabric(8), Traffic(100, 50, concurrency=8), spec=model())
-    ranking = ranking_of(plan_file)
+    memory = Memory(66 * GIB, 0, GIB, 40 * GIB, 0)
+    bad = [
+        Rejected("tp3", "tp 3 does not divide 4 heads"),
+        Rejected("pp4", "needs 67.0 GiB on one device", memory),
+    ]
+    plan_file = plan_of(TP2, PP2, TP1, rejected=bad)
     assert "does not divide" in printed(why_not_answer(plan_file, "tp3"), capsys)
-    assert "One replica, tp3" in printed(why_not_answer(plan_file, "tp3dp2"), capsys)
+    assert "One replica, tp3," in printed(why_not_answer(plan_file, "tp3dp2"), capsys)
     assert "needs 16 devices, the fabric has 8" in printed(
         why_not_answer(plan_file, "tp16"), capsys
     )
-    assert "is the choice" in printed(why_not_answer(plan_file, ranking.chosen.layout), capsys)
-    other = ranking.ranked[2].layout
-    text = printed(why_not_answer(plan_file, other), capsys)
-    assert f"ranks 3 of {len(ranking.ranked)}" in text
-    assert "difference" in text
+    assert "is the choice" in printed(why_not_answer(plan_file, "tp2"), capsys)
+    text = words(printed(why_not_answer(plan_file, "tp1"), capsys))
+    assert "ranks 3 of 3" in text
+    assert "tp2 gives 37% less time per request than tp1" in text
+    assert "Where the time of one request goes" in text
+    full = words(printed(why_not_answer(plan_file, "pp4"), capsys))
+    for part in ("weights 66.0 GiB", "together 67.0 GiB", "a device has 40.0 GiB", "missing 27.0"):
+        assert part in full
     with pytest.raises(LayoutError):
         why_not_answer(plan_file, "fast")
 
 
-def test_why_not_of_something_that_the_file_lost():
-    plan_file = planned(fabric(2), Traffic(100, 50), spec=model())
-    del plan_file.ranking[-1]
-    lost = {"tp1", "tp2", "pp2", "dp2"} - {one["layout"] for one in plan_file.ranking}
-    with pytest.raises(PlanError, match="did not consider"):
-        why_not_answer(plan_file, lost.pop())
+def test_why_not_of_something_that_the_plan_does_not_hold(capsys):
+    plan_file = plan_of(TP2, TP1)
+    with pytest.raises(PlanError, match="did not consider pp2; it ranks tp2 and tp1"):
+        why_not_answer(plan_file, "pp2")
+    asked: list[str] = []
+
+    def reprice(layout):
+        asked.append(str(layout))
+        return PP2 if layout.pp == 2 else Rejected(str(layout), "vLLM cannot")
+
+    text = printed(why_not_answer(plan_file, "pp2", reprice), capsys)
+    assert "It works: 2 stages" in text
+    assert "bubble work" in text
+    assert "vLLM cannot" in printed(why_not_answer(plan_file, "tp4", reprice), capsys)
+    assert asked == ["pp2", "tp4"]
+
+
+def noted(*ranked, **more) -> str:
+    blocks = answer(plan_of(*ranked, **more))
+    return "\n".join(block.text for block in blocks if isinstance(block, Note))
+
+
+def test_where_numbers_come_from_is_said_for_what_it_is():
+    here = fabric(2)
+    devices = tuple(replace(one, source="assumed") for one in here.devices)
+    assert "`wirecut probe` measures this machine" in noted(
+        TP2, wires=replace(here, devices=devices)
+    )
+    typed = replace(here, made=replace(MADE, how="typed: 2xL40S"))
+    text = noted(TP2, wires=typed)
+    assert "datasheets' and published ones for 2xL40S" in text
+    assert "probe" not in text
+    assert noted(TP2) == ""
+
+
+def test_a_target_that_nothing_meets_and_a_load_too_great_are_told_first():
+    hard = replace(TRAFFIC, ttft_ms=1e-6)
+    assert "No layout meets TTFT 1e-06 ms: " in noted(TP2, traffic=hard)
+    rate = Traffic(100, 11, rate=1e6)
+    assert "Cannot keep up: 1e+06 requests/s come" in noted(TP2, traffic=rate)
+
+
+FLIPS = [
+    (Flip("concurrency", 3, "requests", "pp2"), "at 3 users or fewer at once (now 8)"),
+    (Flip("input tokens", 4096, "tokens", "pp2"), "tokens of a prompt above 4096 (now 100)"),
+    (Flip("wire", "tcp", "kind", "pp2", wire="tcp"), "pp2 instead over TCP (Gloo) only"),
+    (
+        Flip("wires inside", "nvswitch", "kind", "tp2", times=2.4),
+        "tp2 too, 2.4 times as good with NVSwitch in each host",
+    ),
+    (
+        Flip("wires between", "100gbe", "kind", "pp2", times=0.8),
+        "pp2 instead, 20% worse with 100 Gbit/s Ethernet between hosts",
+    ),
+    (
+        Flip("wire speed", 5e9, "bytes/s", "pp2", wire="pcie4", factor=0.25, latency_s=4e-5),
+        "on slower wires than 5.00 GB/s and 40.0 us over PCIe 4 (wires at 1/4 of their speed)",
+    ),
+    (
+        Flip(
+            "wire speed", 8e10, "bytes/s", "tp8", wire="pcie4", factor=4.0, latency_s=1e-6,
+            all_reduce=AllReduce((0, 1, 2, 3), 262144, 1.9e9, 11e9),
+        ),
+        "once all-reduce of 256 KiB among devices 0-3 exceeds 11.0 GB/s, now 1.90 GB/s (wires 4x",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flip", "said"), FLIPS)
+def test_flips_are_in_the_units_of_who_asked(flip, said, capsys):
+    text = words(printed(answer(plan_of(TP2, PP2, flips=[flip])), capsys))
+    assert said in text
+    assert flip.to in text.split("Where it flips")[1]
+
+
+def test_a_rate_flips_in_requests_per_second(capsys):
+    flip = Flip("rate", 12.5, "requests/s", "pp2")
+    traffic = Traffic(100, 11, rate=4.0)
+    text = words(printed(answer(plan_of(TP2, traffic=traffic, flips=[flip])), capsys))
+    assert "pp2 requests/s above 12.5 (now 4)" in text
 
 
 def test_estimate_page_shows_every_formula(capsys):
-    one = ranking_of(planned(fabric(4), Traffic(100, 50, concurrency=8))).chosen
-    text = words(printed(page(one, Traffic(100, 50, concurrency=8)), capsys))
-    for term in one.terms:
+    text = words(printed(page(TP2, TRAFFIC), capsys))
+    for term in TP2.terms:
         assert term.name in text
         assert show_seconds(term.seconds) in text
+        assert term.source in text
 
 
 def test_layouts_in_words():
     def said(layout: str, *stages: tuple[int, int]) -> str:
-        one = ranking_of(planned(fabric(2), Traffic(100, 50))).chosen
-        fields = {name: getattr(one, name) for name in Estimate.__slots__}
-        return layout_in_words(Estimate(**{**fields, "layout": layout, "stages": stages}))
+        return layout_in_words(replace(TP2, layout=layout, stages=stages))
 
     assert said("tp1", (0, 8)) == "the whole model on one device"
     assert said("dp2", (0, 8)) == "2 replicas of the whole model"
@@ -157,6 +353,7 @@ def test_small_words():
     assert numbers((0, 1, 2, 3)) == "0-3"
     assert numbers((0, 1)) == "0 and 1"
     assert numbers((0, 2, 3)) == "0, 2 and 3"
+    assert (counted(1, "device"), counted(2, "device")) == ("1 device", "2 devices")
 
 
 def test_markup_in_names_is_only_text(capsys):
@@ -166,13 +363,15 @@ def test_markup_in_names_is_only_text(capsys):
     assert "[i]z" in text
 
 
-def test_a_target_that_nothing_meets_and_a_load_too_great_are_told_first():
-    def first_words(**load: float) -> str:
-        traffic = Traffic(input_tokens=100, output_tokens=10, **load)
-        pricing = Pricing(model(), fabric(2, **FAST), dtype="bf16")
-        plan_file = to_plan_file(plan(pricing, traffic), pricing, traffic=traffic, model="m")
-        return "\n".join(block.text for block in answer(plan_file) if isinstance(block, Note))
-
-    assert "No layout meets TTFT 1e-06 ms: " in first_words(ttft_ms=1e-6)
-    assert "Cannot keep up: 1e+08 requests/s come" in first_words(rate=1e8)
-    assert first_words() == ""
+def test_a_real_plan_is_answered_whole(capsys):
+    pricing = Pricing(big_model(), fabric(4, **SLOW), dtype="bf16")
+    traffic = Traffic(100, 50, concurrency=4)
+    ranking = plan(pricing, traffic, goal="latency")
+    plan_file = to_plan_file(ranking, pricing, traffic=traffic, model="tiny")
+    text = printed(answer(plan_file), capsys)
+    assert f"Run it as {ranking.chosen.layout}: " in text
+    assert re.search(r"Where the time of one request goes, in (s|ms|us) ", text)
+    for row in shown_rows(ranking.ranked, 50):
+        assert sum(by_kind(row.estimate, 50).values()) == pytest.approx(
+            whole_request(row.estimate, 50)
+        )

@@ -6,6 +6,7 @@
 """
 
 import math
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -13,14 +14,14 @@ from wirecut.cost.engines import engine_profile
 from wirecut.cost.estimate import Candidate, check_traffic, price
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected
-from wirecut.errors import UsageError
+from wirecut.errors import UsageError, WirecutError
 from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.find import find_fabric
 from wirecut.layout.layout import Layout, parse_layout
 from wirecut.layout.plan import Limits, PlanFile
 from wirecut.planner.plan import Ranking, outcome_of
 from wirecut.planner.plan import plan as rank
-from wirecut.planner.plan_file import to_plan_file
+from wirecut.planner.plan_file import ranking_of, to_plan_file
 from wirecut.spec.find import find_model
 from wirecut.spec.model import ModelSpec
 from wirecut.spec.traffic import Traffic
@@ -87,6 +88,38 @@ def plan_file_of(
     folder = Path(model).expanduser()
     name = str(folder.resolve()) if folder.is_dir() else str(model)
     return to_plan_file(rank(pricing, asked, goal=goal), pricing, traffic=asked, model=name)
+
+
+def report(plan_file: PlanFile) -> str:
+    """A plan as one page of HTML that needs nothing outside itself. Its layouts are priced again for
+    the map of what wins where. Raises PlanError when the plan is damaged.
+    """
+    from wirecut.explain.report import report as page
+    from wirecut.planner.map import map_of
+
+    try:
+        pricing = _pricing_again(plan_file)
+    except WirecutError as error:
+        return page(plan_file, None, f"Not drawn: {error}.")
+    ranking = ranking_of(plan_file)
+    winners = map_of(ranking.ranked, pricing, plan_file.traffic, goal=ranking.goal)
+    return page(plan_file, winners)
+
+
+def reprice(plan_file: PlanFile, layout: Layout) -> Estimate | Rejected:
+    """What a plan's question makes of a layout that is not in its ranking."""
+    outcome = outcome_of(_pricing_again(plan_file), layout, plan_file.traffic)
+    return price(outcome, plan_file.traffic) if isinstance(outcome, Candidate) else outcome
+
+
+def _pricing_again(plan_file: PlanFile) -> Pricing:
+    return pricing_of(
+        plan_file.model,
+        plan_file.fabric,
+        engine=plan_file.engine,
+        dtype=plan_file.dtype,
+        limits=replace(plan_file.limits, kv_tokens=0),
+    )
 
 
 def pricing_of(

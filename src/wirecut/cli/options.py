@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from wirecut.errors import UsageError
+from wirecut.files import write_whole
 
 
 class Goal(StrEnum):
@@ -86,6 +87,11 @@ OutOpt = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Write plan.json there.")
 ]
 
+HtmlOpt = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write one page with pictures there."),
+]
+
 
 def check_out(out: Path) -> None:
     """Raise UsageError when nothing can be written there, before any work is done."""
@@ -96,3 +102,11 @@ def check_out(out: Path) -> None:
         raise UsageError(f"cannot write {out}: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise UsageError(f"cannot write {out}: the folder {folder} is not writable")
+
+
+def write_page(text: str, out: Path) -> None:
+    """Write a page, whole or not at all. Raises UsageError."""
+    try:
+        write_whole(out, text.encode())
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}") from error

@@ -9,6 +9,7 @@ from wirecut.cli.options import (
     FabricOpt,
     Goal,
     GoalOpt,
+    HtmlOpt,
     InputOpt,
     JsonOpt,
     ModelArg,
@@ -18,6 +19,7 @@ from wirecut.cli.options import (
     TpotOpt,
     TtftOpt,
     check_out,
+    write_page,
 )
 from wirecut.spec.traffic import Traffic
 
@@ -36,10 +38,11 @@ def plan(
     engine: EngineOpt = Engine.wirecut,
     dtype: DtypeOpt = None,
     out: OutOpt = None,
+    html: HtmlOpt = None,
     as_json: JsonOpt = False,
 ) -> None:
     """Choose the cut of MODEL for this load, and say why."""
-    from wirecut.api import plan_file_of
+    from wirecut.api import plan_file_of, report
     from wirecut.layout.plan import save_plan
 
     traffic = Traffic(
@@ -50,13 +53,16 @@ def plan(
         ttft_ms=ttft_ms,
         tpot_ms=tpot_ms,
     )
-    if out is not None:
-        check_out(out)
+    for file in (out, html):
+        if file is not None:
+            check_out(file)
     plan_file = plan_file_of(
         model, fabric, goal=goal, traffic=traffic, engine=engine, dtype=dtype, device=device
     )
     if out is not None:
         save_plan(plan_file, out)
+    if html is not None:
+        write_page(report(plan_file), html)
     if as_json:
         import msgspec
 
@@ -68,3 +74,5 @@ def plan(
     show(answer(plan_file))
     if out is not None:
         print(f"\nWritten to {out}: `wirecut explain {out}` prints this again.")
+    if html is not None:
+        print(f"\nWritten to {html}: open it in a browser.")

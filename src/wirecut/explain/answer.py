@@ -149,4 +149,4 @@ def _flips(plan: PlanFile, ranking: Ranking) -> list[Block]:
     heading = Heading("Where it flips")
     if not rows:
         return [heading, Paragraph("Nowhere: it wins on wires of any speed, at any load.")]
-    return [heading, Grid(("", ""), rows)]
+    return [heading, Grid(("", ""), [(to, when) for when, to in rows])]

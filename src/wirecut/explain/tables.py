@@ -43,6 +43,19 @@ SHOWN_ALIKE = 4
 def ranking_table(plan: PlanFile, ranking: Ranking, rows: Sequence[Row]) -> list[Block]:
     """TTFT, TPOT, throughput and memory of the layouts shown, and how many are not."""
     limits = targets_in_words(plan.traffic)
+    title = f"Ranking for {plan.goal}" + (f", within {limits}" if limits else "")
+    columns, cells = ranking_cells(plan, rows)
+    grid = Grid((*columns, ""), [(*row, "") for row in cells], frozenset({0}))
+    words = _not_shown(plan, ranking, rows)
+    return [Heading(title), grid, *([Paragraph(words)] if words else [])]
+
+
+def ranking_cells(
+    plan: PlanFile, rows: Sequence[Row]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Column names and a row a layout; '>' before a name aligns its column right."""
+    target = ("target",) if targets_in_words(plan.traffic) else ()
+    columns = (">", "layout", ">devices", ">TTFT", ">TPOT", ">tok/s", "from, to", ">memory")
     cells: list[tuple[str, ...]] = []
     for row in rows:
         one = row.estimate
@@ -58,17 +71,10 @@ def ranking_table(plan: PlanFile, ranking: Ranking, rows: Sequence[Row]) -> list
                 tokens_per_s(one.output_tokens_per_s),
                 f"{tokens_per_s(low)} to {tokens_per_s(high)}",
                 show_bytes(used_bytes(one.memory)),
-                *((("met" if met else "missed"),) if limits else ()),
-                "",
+                *((("met" if met else "missed"),) if target else ()),
             )
         )
-    target = ("target",) if limits else ()
-    columns = (">", "layout", ">devices", ">TTFT", ">TPOT", ">tok/s", "from, to", ">memory")
-    title = f"Ranking for {plan.goal}" + (f", within {limits}" if limits else "")
-    blocks: list[Block] = [Heading(title), Grid((*columns, *target, ""), cells, frozenset({0}))]
-    if words := _not_shown(plan, ranking, rows):
-        blocks.append(Paragraph(words))
-    return blocks
+    return (*columns, *target), cells
 
 
 def _not_shown(plan: PlanFile, ranking: Ranking, rows: Sequence[Row]) -> str:
