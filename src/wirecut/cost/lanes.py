@@ -62,6 +62,14 @@ def wiring_of(fabric: Fabric, group: Sequence[int], *, at_once: int = 1) -> Wiri
 
     Raises FabricError when devices that must talk have no link.
     """
+    key = (wiring_of.__name__, fabric.likeness(group), at_once)
+    known = fabric.worked_out.get(key)
+    if not isinstance(known, Wiring):
+        known = fabric.worked_out[key] = _wiring_of(fabric, group, at_once)
+    return known
+
+
+def _wiring_of(fabric: Fabric, group: Sequence[int], at_once: int) -> Wiring:
     boxes = _boxes(fabric, group)
     inside = [_inside(fabric, box, at_once) for box in boxes if len(box) > 1]
     across = [_exit(fabric, boxes, i, at_once) for i in range(len(boxes))] if boxes[1:] else []

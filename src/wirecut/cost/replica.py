@@ -158,9 +158,16 @@ class Replica:
             head=heaviest.head if is_last else None,
             linear_bytes=heaviest.linears[last] - heaviest.linears[first],
             rate=pricing.rate(slowest.id),
-            group=max(groups, key=self._reduce_seconds) if layout.tp > 1 else groups[0],
+            group=max(self._unlike(groups), key=self._reduce_seconds)
+            if layout.tp > 1
+            else groups[0],
             expert_group=tuple(i for group in groups for i in group) if layout.ep > 1 else (),
         )
+
+    def _unlike(self, groups: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """One of the groups of each likeness."""
+        likeness = self.pricing.fabric.likeness
+        return list({likeness(group): group for group in reversed(groups)}.values())
 
     def _reduce_seconds(self, group: Sequence[int]) -> float:
         pricing = self.pricing
@@ -179,7 +186,8 @@ class Replica:
         replicas.
         """
         pairs = zip(self._groups(stage), self._groups(stage + 1), strict=True)
-        links = (self.pricing.fabric.link(a[0], b) for a, group in pairs for b in group)
+        ends = self._unlike([(a[0], *group) for a, group in pairs])
+        links = (self.pricing.fabric.link(a, b) for a, *group in ends for b in group)
         row = self.pricing.spec.hidden * DTYPE_BYTES[self.pricing.dtype]
         return max(links, key=lambda link: link.latency_s + row / link.bytes_per_s)
 

@@ -224,6 +224,11 @@ class Fabric:
         return tuple(dict.fromkeys(wire.kind for wire in (*self.links, *self.trunks)))
 
     @cached_property
+    def worked_out(self) -> dict[object, object]:
+        """What was worked out of this fabric, by keys of those who did."""
+        return {}
+
+    @cached_property
     def sample_links(self) -> tuple[Link, ...]:
         """The links, and of trunks those between the first host and the next: enough to show."""
         if not self.trunks:

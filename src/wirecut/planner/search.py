@@ -30,7 +30,7 @@ from wirecut.planner.space import (
 from wirecut.spec.traffic import Traffic
 
 MOST_REJECTED = 256  # that are told apart, on large fabrics
-KEPT = 64  # candidates, on large fabrics
+KEPT = 32  # candidates, on large fabrics
 REFINED = 8  # (tp, pp) whose number of replicas is searched, on large fabrics
 
 
