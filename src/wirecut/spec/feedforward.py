@@ -9,26 +9,31 @@ from dataclasses import dataclass, replace
 
 from wirecut.spec.tensor import Tensor, column, cut, row, whole
 
+NAMES = ("gate_proj", "up_proj", "down_proj")
+
 
 @dataclass(frozen=True, slots=True)
 class Mlp:
-    """Up to `intermediate` and back; `gated`: a second projection gates the first (SwiGLU)."""
+    """Up to `intermediate` and back; `gated`: a second projection gates the first (SwiGLU).
+
+    `names`: what the checkpoint calls gate, up and down.
+    """
 
     intermediate: int
     gated: bool = True
     bias: bool = False
+    names: tuple[str, str, str] = NAMES
 
     def tensors(self, hidden: int) -> Iterator[Tensor]:
-        wide = self.intermediate
-        names = ("gate", "up") if self.gated else ("up",)
-        for name in names:
-            part = "gate" if name == "gate" else "up"
-            yield column(f"{name}_proj.weight", part, wide, hidden, units=wide)
-            if self.bias:
-                yield cut(f"{name}_proj.bias", "bias", (wide,), units=wide)
-        yield row("down_proj.weight", "down", hidden, wide, units=wide)
+        wide, (gate, up, down) = self.intermediate, self.names
+        if self.gated:
+            yield column(f"{gate}.weight", "gate", wide, hidden, units=wide)
+        yield column(f"{up}.weight", "up", wide, hidden, units=wide)
+        yield row(f"{down}.weight", "down", hidden, wide, units=wide)
         if self.bias:
-            yield whole("down_proj.bias", "bias", hidden)
+            for name in (gate, up) if self.gated else (up,):
+                yield cut(f"{name}.bias", "bias", (wide,), units=wide)
+            yield whole(f"{down}.bias", "bias", hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Moe:
     `intermediate` is one expert's. `shared`: intermediate size of what every token passes besides,
     in all; `shared_gate`: one learned weight of it. `latent`: experts work on a projection of
     hidden to this width, and `latent_norm` norms what they return. `router_bias`: of the scores.
-    `shared_name`: what the checkpoint calls the shared experts.
+    `shared_name`, `names`: what the checkpoint calls the shared experts, and gate, up and down.
     """
 
     experts: int
@@ -52,6 +57,7 @@ class Moe:
     latent_norm: bool = False
     router_bias: bool = False
     shared_name: str = "shared_experts"
+    names: tuple[str, str, str] = NAMES
 
     def tensors(self, hidden: int) -> Iterator[Tensor]:
         yield whole("gate.weight", "router", self.experts, hidden)
@@ -62,7 +68,7 @@ class Moe:
             yield whole("fc2_latent_proj.weight", "latent", hidden, self.latent)
             if self.latent_norm:
                 yield whole("latent_norm.weight", "norm", self.latent)
-        one = Mlp(self.intermediate, gated=self.gated, bias=self.bias)
+        one = Mlp(self.intermediate, gated=self.gated, bias=self.bias, names=self.names)
         for tensor in one.tensors(self.latent or hidden):
             yield replace(tensor, name="experts.{expert}." + tensor.name, experts=self.experts)
         if self.shared:

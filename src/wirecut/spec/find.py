@@ -1,44 +1,78 @@
-"""A model by name: a local folder, or a Hugging Face id. Reads `config.json`, and the headers of
-weights that are there.
+"""A model by name: a local folder, one of the bundled catalogue, or a Hugging Face id. Reads
+`config.json`, and the headers of weights that are there.
 
     folder, spec = find_model("examples/demo-model")
+    find_model("Qwen/Qwen3-32B (AWQ)")[1]        # a model in another weight format
 """
 
+import os
 import re
 import socket
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from wirecut.errors import ModelError
+from wirecut.spec.bundled import find_bundled
 from wirecut.spec.checkpoint import check_checkpoint
 from wirecut.spec.hf import read_config
 from wirecut.spec.model import ModelSpec
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# What people write behind a model's name for how its weights are stored.
+WRITTEN_FORMATS = {
+    "awq": "int4-g128",
+    "gptq": "int4-g128",
+    "int4": "int4-g128",
+    "w4a16": "int4-g128",
+    "int8": "int8",
+    "w8a8": "int8",
+    "fp8": "fp8",
+    "fp4": "nvfp4",
+    "nvfp4": "nvfp4",
+    "mxfp4": "mxfp4",
+}
 
 
 def find_model(name: str) -> tuple[Path, ModelSpec]:
     """The folder and the spec of `name`. Raises ModelError that says what was tried.
 
-    For a Hugging Face id the folder is its place in the Hub's cache, where only `config.json` need
-    be.
+    In this order: a local folder, the Hub's cache, the bundled catalogue, the Hub. For an id the
+    folder is its place in the Hub's cache, where only `config.json` need be, or not even that when
+    the catalogue knows the model. A format in parentheses behind the name changes how the layers'
+    linears are stored.
     """
+    written = re.fullmatch(r"(.*\S)\s*\(([^()]*)\)", name)
+    word = written[2].lower().split()[-1:] if written else []
+    format = WRITTEN_FORMATS.get(word[0]) if word else None
+    if written and format and not Path(name).exists():
+        folder, spec = find_model(written[1])
+        return folder, replace(spec.quantized(format), name=name)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelError(
-                f"{folder} has no config.json; a model folder holds one beside *.safetensors"
-            )
-    elif folder.exists():
+        return _local(folder)
+    if folder.exists():
         raise ModelError(
             f"{folder} is a file; expected a folder with config.json, or a Hugging Face id"
         )
-    elif HUB_ID.fullmatch(name) and not Path(name).parent.is_dir():
-        folder = _from_hub(name)
-    else:
+    is_id = bool(HUB_ID.fullmatch(name)) and not Path(name).parent.is_dir()
+    if is_id and (cached := _cached(name)):
+        return _local(cached)
+    if spec := find_bundled(name):
+        return _hub_folder(spec.name), spec
+    if is_id:
+        return _local(_from_hub(name))
+    raise ModelError(
+        f"no model {name!r}: there is no such folder, the bundled catalogue does not know it, and "
+        "it is no Hugging Face id (owner/name)"
+    )
+
+
+def _local(folder: Path) -> tuple[Path, ModelSpec]:
+    if not (folder / "config.json").is_file():
         raise ModelError(
-            f"no model {name!r}: there is no such folder, and it is no Hugging Face id (owner/name)"
+            f"{folder} has no config.json; a model folder holds one beside *.safetensors"
         )
     spec = read_config(folder / "config.json")
     if any(folder.glob("*.safetensors")):
@@ -46,9 +80,31 @@ def find_model(name: str) -> tuple[Path, ModelSpec]:
     return folder, spec
 
 
+def _hub_folder(name: str) -> Path:
+    """Where the Hub's client keeps an id. Asked here, since importing the client takes longer than
+    a whole plan.
+    """
+    home = os.environ.get("HF_HOME") or (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    )
+    hub = os.environ.get("HF_HUB_CACHE") or Path(home) / "hub"
+    return Path(hub).expanduser() / f"models--{name.replace('/', '--')}"
+
+
+def _cached(name: str) -> Path | None:
+    """The folder of an id's main revision in the Hub's cache, when its config.json is there."""
+    folder = _hub_folder(name)
+    try:
+        revision = (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    snapshot = folder / "snapshots" / revision
+    return snapshot if (snapshot / "config.json").is_file() else None
+
+
 def _from_hub(name: str) -> Path:
     """The cached folder of a Hub id, its config.json fetched when it is not there yet."""
-    tried = f"no model {name!r}: there is no such folder"
+    tried = f"no model {name!r}: there is no such folder, the bundled catalogue does not know it"
     try:
         from huggingface_hub import (
             constants,
@@ -60,10 +116,6 @@ def _from_hub(name: str) -> Path:
             f"{tried}, and Hugging Face ids need: pip install 'wirecut[engine]'"
         ) from error
     logging.set_verbosity_error()  # what went wrong is said below, once
-    try:
-        return Path(hf_hub_download(name, "config.json", local_files_only=True)).parent
-    except (OSError, ValueError):
-        pass  # not in the cache
     host = urlsplit(constants.ENDPOINT).hostname or ""
     try:
         if not getproxies():

@@ -3,8 +3,8 @@
     element_bits("nvfp4")            # 4.5
     element_bits("int4-g128")        # 4.15625: 16 bits of scale and 4 of zero point per 128
 
-A name is a kind, then for block-quantised kinds the group: `-gN` is one scale per N elements of a
-row, `-bN` one per block of N x N.
+A name is a kind, then for block-quantised kinds the group: `-gN` is a scale (and zero point) per N
+elements of a row, `-sN` the same without zero point, `-bN` a scale per block of N x N.
 """
 
 import re
@@ -30,6 +30,7 @@ KINDS = {
 # (fp16 scale and 4-bit zero per group); bitsandbytes (fp32 per 64); DeepSeek-V3's config.json
 # (fp32 per 128 x 128).
 GROUP_BITS = {"mxfp8": 8, "mxfp4": 8, "nvfp4": 8, "int4": 20, "int8": 24, "fp8": 32, "nf4": 32}
+SCALE_BITS = 16  # of integers without a zero point
 GROUP_SIZE = {"mxfp8": 32, "mxfp4": 32, "nvfp4": 16, "int4": 128, "nf4": 64}
 
 
@@ -40,7 +41,7 @@ def element_bits(name: str) -> float:
     With `-row`, and for fp8 and int8 without a group, there is a scale per row or tensor, which is
     not counted.
     """
-    found = re.fullmatch(r"([a-z]+[0-9]+)(?:-(?:(row)|([gb])([1-9][0-9]{0,5})))?", name)
+    found = re.fullmatch(r"([a-z]+[0-9]+)(?:-(?:(row)|([gbs])([1-9][0-9]{0,5})))?", name)
     kind, per_row, shape, size = found.groups() if found else ("", None, None, None)
     if kind not in KINDS or (shape and kind not in GROUP_BITS):
         raise UsageError(
@@ -50,7 +51,8 @@ def element_bits(name: str) -> float:
     group = int(size) if size else GROUP_SIZE.get(kind)
     if group is None or per_row:
         return KINDS[kind]
-    return KINDS[kind] + GROUP_BITS[kind] / (group * group if shape == "b" else group)
+    bits = SCALE_BITS if shape == "s" else GROUP_BITS[kind]
+    return KINDS[kind] + bits / (group * group if shape == "b" else group)
 
 
 def kind_of(name: str) -> str:

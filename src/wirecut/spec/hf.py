@@ -7,6 +7,7 @@ architecture is in `spec.families`.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +34,20 @@ def read_config(path: Path) -> ModelSpec:
     """
     config = read_json(path)
     beside = path.parent / MODELOPT_FILE
-    if not config.get("quantization_config") and beside.is_file():
-        config["quantization_config"] = read_json(beside)
+    if beside.is_file():
+        _add_modelopt(config, read_json(beside))
     return from_config(config, name=path.parent.resolve().name, where=str(path))
+
+
+def _add_modelopt(config: dict[str, Any], beside: dict[str, Any]) -> None:
+    """What ModelOpt's own file says, where `config.json` says less: all, or the cache's dtype."""
+    own: Any = config.get("quantization_config")
+    if not own:
+        config["quantization_config"] = beside
+        return
+    kv = Fields(beside, MODELOPT_FILE).inner("quantization").values.get("kv_cache_quant_algo")
+    if isinstance(own, dict) and "kv_cache_scheme" not in own:
+        config["quantization_config"] = {"kv_cache_quant_algo": kv, **cast(dict[str, Any], own)}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -151,21 +163,24 @@ def _stored(spec: ModelSpec, how: Quantization) -> ModelSpec:
     """The same model with each tensor in the format that the checkpoint stores it in."""
     known: dict[tuple[Layer, tuple[tuple[str, str], ...]], Layer] = {}
     layers: list[Layer] = []
+    stored: Counter[tuple[str, str]] = Counter()
     for i, layer in enumerate(spec.layers):
         at = f"{spec.prefix}layers.{i}."
-        formats = tuple(
-            (tensor.name, format)
-            for tensor in spec.layer_tensors(layer)
-            if (format := how.format_of(_module(at + tensor.name), tensor.part))
-        )
-        layers.append(known.setdefault((layer, formats), replace(layer, formats=formats)))
-    weights = WeightFormat(how.linear, how.activations, how.method)
+        formats: list[tuple[str, str]] = []
+        for tensor in spec.layer_tensors(layer):
+            if rule := how.rule_of(_module(at + tensor.name), tensor.part):
+                formats.append((tensor.name, rule.format))
+                stored[rule.format, rule.activations] += tensor.elements
+        kind = (layer, tuple(formats))
+        layers.append(known.setdefault(kind, replace(layer, formats=kind[1])))
+    common = max(stored, key=lambda pair: stored[pair], default=("", ""))
+    head = None if spec.tied_embeddings else how.rule_of("lm_head", "head")
     return replace(
         spec,
         layers=tuple(layers),
-        weights=weights,
+        weights=WeightFormat(*common, how.method),
         kv_dtype=how.kv_dtype,
-        head_format="" if spec.tied_embeddings else how.format_of("lm_head", "head"),
+        head_format=head.format if head else "",
     )
 
 

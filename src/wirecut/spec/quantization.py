@@ -2,7 +2,7 @@
 ModelOpt's `hf_quant_config.json` beside it.
 
     found = read_quantization(fields)
-    found.format_of("model.layers.0.mlp.up_proj", "up")        # "fp8-b128", or "" where kept
+    found.rule_of("model.layers.0.mlp.up_proj", "up").format     # "fp8-b128"
 """
 
 import re
@@ -65,33 +65,41 @@ class Names:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Modules by their names, how their weights are stored, and what the inputs of their products
+    are rounded to ("": the model's dtype).
+    """
+
+    modules: tuple[str, ...]
+    format: str
+    activations: str = ""
+
+
 @dataclass(frozen=True)
 class Quantization:
-    """What is stored how. `formats`: (patterns, format) in order, the first that holds counts;
-    `head` whether the LM head is among them where not named. `linear` and `activations` are those
-    of most linears.
+    """What is stored how: of `rules`, the first that holds counts, but not for the `ignored`.
+    `head`: whether the LM head is among those that are not named.
     """
 
     method: str
-    linear: str
-    activations: str
-    formats: tuple[tuple[tuple[str, ...], str], ...]
+    rules: tuple[Rule, ...]
     ignored: tuple[str, ...] = ()
     head: bool = False
     kv_dtype: str | None = None
 
     @cached_property
-    def _names(self) -> tuple[Names, list[tuple[Names, str]]]:
-        return Names(self.ignored), [(Names(names), format) for names, format in self.formats]
+    def _names(self) -> tuple[Names, list[tuple[Names, Rule]]]:
+        return Names(self.ignored), [(Names(rule.modules), rule) for rule in self.rules]
 
-    def format_of(self, module: str, part: Part) -> str:
-        """The format of a module's weight; "" is the model's dtype."""
+    def rule_of(self, module: str, part: Part) -> Rule | None:
+        """How a module's weight is stored, or None where it stays in the model's dtype."""
         if part in KEPT or module.endswith("weights_proj"):
-            return ""
-        ignored, formats = self._names
+            return None
+        ignored, rules = self._names
         if module in ignored or (part == "head" and not self.head):
-            return ""
-        return next((format for names, format in formats if module in names), "")
+            return None
+        return next((rule for names, rule in rules if module in names), None)
 
 
 EVERYTHING = ("*",)
@@ -138,10 +146,10 @@ def _fp8(config: Fields, fields: Fields) -> Quantization:
         raise config.error(f"weight_block_size is {block!r}, expected sizes such as [128, 128]")
     format = f"fp8-b{block[0]}" if block else "fp8"
     ignored = _patterns(config, "modules_to_not_convert", "ignored_layers")
-    formats = ((EVERYTHING, format),)
+    rules = (Rule(EVERYTHING, format, "fp8"),)
     if fields.text("expert_dtype") == "fp4":  # DeepSeek-V4
-        formats = ((EXPERTS, "mxfp4"), *formats)
-    return Quantization("fp8", format, "fp8", formats, ignored)
+        rules = (Rule(EXPERTS, "mxfp4", "fp8"), *rules)
+    return Quantization("fp8", rules, ignored)
 
 
 def _integers(config: Fields, _: Fields) -> Quantization:
@@ -160,12 +168,12 @@ def _integers(config: Fields, _: Fields) -> Quantization:
         if isinstance(own, dict) and own.get("bits") == 16  # pyright: ignore[reportUnknownMemberType]
     )
     method = config.text("quant_method")
-    return Quantization(method, format, "", ((EVERYTHING, format),), ignored + kept)
+    return Quantization(method, (Rule(EVERYTHING, format),), ignored + kept)
 
 
 def _mxfp4(config: Fields, _: Fields) -> Quantization:
     ignored = _patterns(config, "modules_to_not_convert")
-    return Quantization("mxfp4", "mxfp4", "", ((EXPERTS, "mxfp4"),), ignored)
+    return Quantization("mxfp4", (Rule(EXPERTS, "mxfp4"),), ignored)
 
 
 def _bitsandbytes(config: Fields, _: Fields) -> Quantization:
@@ -173,34 +181,26 @@ def _bitsandbytes(config: Fields, _: Fields) -> Quantization:
     four = config.flag("load_in_4bit", config.text("bnb_4bit_quant_type") != "")
     format = "nf4" if four else "int8"
     ignored = _patterns(config, "llm_int8_skip_modules")
-    activations = "" if four else "int8"
-    return Quantization("bitsandbytes", format, activations, ((EVERYTHING, format),), ignored)
+    rule = Rule(EVERYTHING, format, "" if four else "int8")
+    return Quantization("bitsandbytes", (rule,), ignored)
 
 
 def _compressed(config: Fields, _: Fields) -> Quantization:
     """compressed-tensors: groups of modules, each with formats of weights and inputs."""
-    formats: list[tuple[tuple[str, ...], str]] = []
-    first: tuple[str, str] | None = None
+    rules: list[Rule] = []
     groups = config.inner("config_groups")
     for name in groups.values:
         group = groups.inner(name)
-        format, activations = _scheme(group.inner("weights")), _rounded(group)
         targets = _patterns(group, "targets") or ("Linear",)
         targets = EVERYTHING if "Linear" in targets else targets
-        formats.append((targets, format))
-        first = first or (format, activations)
-    if first is None:
+        rules.append(Rule(targets, _scheme(group.inner("weights")), _rounded(group)))
+    if not rules:
         raise config.error("config_groups names no group, expected what is quantised how")
     # Groups that name modules come before those for all others.
-    formats.sort(key=lambda one: one[0] == EVERYTHING)
+    rules.sort(key=lambda rule: rule.modules == EVERYTHING)
     ignored = _patterns(config, "ignore")
     return Quantization(
-        "compressed-tensors",
-        *first,
-        tuple(formats),
-        ignored,
-        head=True,
-        kv_dtype=_kv_dtype(config),
+        "compressed-tensors", tuple(rules), ignored, head=True, kv_dtype=_kv_dtype(config)
     )
 
 
@@ -214,7 +214,8 @@ def _scheme(weights: Fields) -> str:
     if (bits, kind) == (4, "float"):
         return "nvfp4" if size in (None, 16) else f"mxfp4-g{size}"
     if kind == "int" and bits in (4, 8):
-        return f"int{bits}" + (f"-g{size}" if size else "-row" if bits == 4 else "")
+        shape = "s" if weights.flag("symmetric") else "g"
+        return f"int{bits}" + (f"-{shape}{size}" if size else "-row" if bits == 4 else "")
     raise weights.error(f"{bits}-bit {kind} weights are not known")
 
 
@@ -252,34 +253,29 @@ def _modelopt(config: Fields, fields: Fields, method: str = "modelopt") -> Quant
         format, activations = ALGORITHMS[name]
         if name.endswith("_AWQ") and (size := config.optional("group_size")):
             format = f"int4-g{size}" if format.startswith("int4") else format
-        return Quantization(
-            "modelopt", format, activations, ((EVERYTHING, format),), ignored, kv_dtype=kv_dtype
-        )
-    formats, common = _mixed(config)
+        rule = Rule(EVERYTHING, format, activations)
+        return Quantization("modelopt", (rule,), ignored, kv_dtype=kv_dtype)
+    rules = _mixed(config)
     if method == "fp8":  # a block-quantised checkpoint with some layers done again by ModelOpt
-        base = _fp8(config, fields)
-        return Quantization("modelopt", *common, (*formats, *base.formats), (), kv_dtype=kv_dtype)
-    return Quantization("modelopt", *common, formats, (), head=True, kv_dtype=kv_dtype)
+        rules += _fp8(config, fields).rules
+    return Quantization("modelopt", rules, head=method != "fp8", kv_dtype=kv_dtype)
 
 
-def _mixed(config: Fields) -> tuple[tuple[tuple[tuple[str, ...], str], ...], tuple[str, str]]:
-    """The formats of `quantized_layers`, and the algorithm that most modules have."""
+def _mixed(config: Fields) -> tuple[Rule, ...]:
+    """The rules of `quantized_layers`, by algorithm."""
     layers = config.inner("quantized_layers")
-    by_algorithm: dict[str, list[str]] = {}
     _patterns(Fields({"names": list(layers.values)}, layers.where), "names")
+    by_algorithm: dict[str, set[str]] = {}
     for module in layers.values:
         name = layers.inner(module).text("quant_algo").upper()
         if name not in ALGORITHMS:
-            raise layers.error(
-                f"{module} has quant_algo {name!r}; wirecut knows {', '.join(ALGORITHMS)}"
-            )
+            known = ", ".join(ALGORITHMS)
+            raise layers.error(f"{module} has quant_algo {name!r}; wirecut knows {known}")
         # One expert stands for all: they are one tensor here.
-        by_algorithm.setdefault(name, []).append(re.sub(r"\.experts\.\d+\.", ".experts.0.", module))
+        by_algorithm.setdefault(name, set()).add(re.sub(r"\.experts\.\d+\.", ".experts.0.", module))
     if not by_algorithm:
         raise config.error("quant_algo is MIXED_PRECISION, and quantized_layers names nothing")
-    most = max(by_algorithm, key=lambda name: len(by_algorithm[name]))
-    formats = tuple((tuple(set(m)), ALGORITHMS[n][0]) for n, m in by_algorithm.items())
-    return formats, ALGORITHMS[most]
+    return tuple(Rule(tuple(modules), *ALGORITHMS[name]) for name, modules in by_algorithm.items())
 
 
 METHODS = {

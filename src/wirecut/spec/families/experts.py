@@ -25,10 +25,11 @@ from wirecut.spec.tensor import whole
 
 EXPERT_FIELDS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts")
 WIDTH_FIELDS = ("moe_intermediate_size", "expert_intermediate_size", "intermediate_size")
+MIXTRAL_NAMES = ("w1", "w3", "w2")
 TOP_FIELDS = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_k")
 
 
-def routed(fields: Fields, **own: int | bool | str | None) -> Moe:
+def routed(fields: Fields, **own: int | bool | str | tuple[str, str, str] | None) -> Moe:
     """Experts and router by the usual names of fields."""
     experts, top_k = fields.count(*EXPERT_FIELDS), fields.count(*TOP_FIELDS)
     if top_k > experts:
@@ -61,7 +62,7 @@ def sparse_layers(fields: Fields) -> list[bool]:
 def mixtral(fields: Fields) -> Body:
     """Mixtral: experts in every layer."""
     own = windowed(grouped(fields), fields, [fields.has("sliding_window")] * fields.layers())
-    moe = routed(fields)
+    moe = routed(fields, names=MIXTRAL_NAMES)
     return Body(tuple(Layer(one, moe, mlp_name="block_sparse_moe") for one in own))
 
 
@@ -70,7 +71,7 @@ def phimoe(fields: Fields) -> Body:
     biased = fields.flag("attention_bias")
     attention = grouped(fields, bias=biased, out_bias=biased)
     own = windowed(attention, fields, [fields.has("sliding_window")] * fields.layers())
-    moe, extra = routed(fields), (norm_bias(fields),)
+    moe, extra = routed(fields, names=MIXTRAL_NAMES), (norm_bias(fields),)
     if fields.flag("lm_head_bias"):
         extra += (whole("lm_head.bias", "bias", fields.count("vocab_size")),)
     layers = tuple(Layer(one, moe, BIASED_NORMS, mlp_name="block_sparse_moe") for one in own)
@@ -152,7 +153,8 @@ def glm4_moe(fields: Fields) -> Body:
 def minimax_m2(fields: Fields) -> Body:
     """MiniMax-M2: norms over all queries and all keys, experts in every layer."""
     norm = "all" if fields.flag("use_qk_norm", True) else ""
-    moe = routed(fields, router_bias=fields.flag("use_routing_bias", True))
+    biased = fields.flag("use_routing_bias", True)
+    moe = routed(fields, router_bias=biased, names=MIXTRAL_NAMES)
     one = Layer(replace(grouped(fields), qk_norm=norm), moe, mlp_name="block_sparse_moe")
     return Body((one,) * fields.layers())
 
@@ -170,7 +172,12 @@ def minimax_m3(fields: Fields) -> Body:
     layers = fields.layers()
     scored = [one == 1 for one in chosen.per_layer("sparse_attention_freq", layers)]
     scored = scored or [False] * layers
-    moe = routed(fields, shared=shared_width(fields), router_bias=fields.flag("use_routing_bias"))
+    moe = routed(
+        fields,
+        shared=shared_width(fields),
+        router_bias=fields.flag("use_routing_bias"),
+        names=MIXTRAL_NAMES,
+    )
     dense = Mlp(fields.count("dense_intermediate_size", "intermediate_size"))
     found: list[Layer] = []
     for has_index, is_sparse in zip(scored, sparse_layers(fields), strict=True):

@@ -235,4 +235,5 @@ HYBRID: dict[str, Reader] = {
     "kimi_k3": kimi_k3,
     "gemma4": gemma4,
     "gemma4_text": gemma4,
+    "gemma4_unified": gemma4,
 }
