@@ -7,7 +7,9 @@ from wirecut.cost.terms import Estimate, Kind, Memory, Phase, Rejected, Term, in
 from wirecut.fabric.fabric import Fabric
 from wirecut.layout.layout import parse_layout
 from wirecut.layout.plan import FORMAT, Limits, PlanFile
+from wirecut.planner.doubt import Fragile
 from wirecut.planner.flips import Flip
+from wirecut.planner.plan import Elsewhere
 from wirecut.planner.plan_file import to_json
 from wirecut.spec.traffic import Traffic
 
@@ -70,6 +72,9 @@ def plan_of(
     traffic: Traffic = TRAFFIC,
     rejected: Sequence[Rejected] = (),
     flips: Sequence[Flip] = (),
+    fragile: Sequence[Fragile] = (),
+    prices: Mapping[str, float] | None = None,
+    elsewhere: Sequence[Elsewhere] = (),
     model: str = "/models/tiny",
 ) -> PlanFile:
     """A plan file with that ranking."""
@@ -87,6 +92,9 @@ def plan_of(
         ranking=[to_json(one) for one in ranked],
         rejected=[to_json(one) for one in rejected],
         flips=[to_json(one) for one in flips],
+        fragile=[to_json(one) for one in fragile],
+        prices=dict(prices or {}),
+        elsewhere=[to_json(one) for one in elsewhere],
     )
 
 

@@ -30,8 +30,9 @@ from wirecut.explain.page import WIDTH, Grid, Heading, Note, Paragraph, show
 from wirecut.explain.tables import bar, budget_table, scale_of
 from wirecut.explain.why_not import why_not_answer
 from wirecut.explain.words import counted, layout_in_words, listed, numbers
+from wirecut.planner.doubt import Fragile
 from wirecut.planner.flips import AllReduce, Flip
-from wirecut.planner.plan import plan
+from wirecut.planner.plan import Elsewhere, plan
 from wirecut.planner.plan_file import ranking_of, to_plan_file
 from wirecut.spec.traffic import Traffic
 from wirecut.units import show_seconds
@@ -78,6 +79,8 @@ def test_a_pipe_gets_plain_lines_of_at_most_100_columns(capsys):
     for ranked in ((TP2, PP2, TP1), (wide, TP1)):
         text = printed([*answer(plan_of(*ranked)), *page(ranked[0], TRAFFIC)], capsys)
         assert "\x1b" not in text
+        busy = replace(TRAFFIC, ttft_ms=5.0, tpot_ms=5.0)
+        text += printed(answer(plan_of(*ranked, traffic=busy, prices={"*": 2.0})), capsys)
         for line in text.splitlines():
             assert len(line) <= WIDTH
             assert line == line.rstrip()
@@ -207,14 +210,18 @@ def test_fewer_devices_are_offered_when_they_nearly_do(capsys):
     assert "On 2 devices of its 8, dp2 gives 95% of its tokens per second." in text
 
 
+def headlines(plan_file):
+    return headline_rows(plan_file, ranking_of(plan_file))
+
+
 def test_memory_names_the_fullest_rank_and_what_the_others_waste():
     memory = Memory(30 * GIB, 2 * GIB, GIB, 48 * GIB, 9000, GIB, rank=1, wasted_bytes=3 * GIB)
     one = estimate("tp2", {"memory": 1e-2}, memory=memory, placement=(4, 6))
-    name, used, where = headline_rows(ranking_of(plan_of(one)))[-1]
+    name, used, where = headlines(plan_of(one))[-1]
     assert (name, used) == ("memory", "34.0 GiB")
     assert "of 48.0 GiB on rank 1 (device 6), the fullest" in where
     assert "3.00 GiB stay empty on the others" in where
-    alone = headline_rows(ranking_of(plan_of(TP1)))[-1][2]
+    alone = headlines(plan_of(TP1))[-1][2]
     assert alone == "of 48.0 GiB"
 
 
@@ -279,9 +286,53 @@ def test_where_numbers_come_from_is_said_for_what_it_is():
 
 def test_a_target_that_nothing_meets_and_a_load_too_great_are_told_first():
     hard = replace(TRAFFIC, ttft_ms=1e-6)
-    assert "No layout meets TTFT 1e-06 ms: " in noted(TP2, traffic=hard)
+    assert "No layout meets TTFT 1e-06 ms: tp2 comes nearest with 800 ms" in noted(
+        TP2, traffic=hard
+    )
     rate = Traffic(100, 11, rate=1e6)
     assert "Cannot keep up: 1e+06 requests/s come" in noted(TP2, traffic=rate)
+
+
+def test_an_assumed_number_that_decided_is_named_with_what_would_measure_it():
+    slow = Fragile("wires", ("ethernet", "ib"), 0.625, "pp2")
+    text = noted(TP2, PP2, fragile=[slow])
+    assert "were Ethernet (TCP) and InfiniBand 1.6 times slower, pp2 would win" in text
+    assert "`wirecut probe` on that machine measures them." in text
+    fast = Fragile("devices", ("L40S",), 2.5, "tp1")
+    assert "were L40S 2.5 times as fast, tp1 would win" in noted(TP2, TP1, fragile=[fast])
+
+
+def test_targets_decide_before_the_goal():
+    bound = replace(TRAFFIC, tpot_ms=9.0)
+    plan_file = plan_of(TP2, TP1, traffic=bound)
+    assert Duel.of(plan_file, TP2, TP1).sentence == "tp2 meets TPOT 9 ms, tp1 misses it by 41%."
+    hard = plan_of(TP2, TP1, traffic=replace(TRAFFIC, tpot_ms=4.0))
+    both = Duel.of(hard, TP2, TP1)
+    assert both.sentence == "tp2 misses TPOT 4 ms by 100%, tp1 by 218%."
+    assert not both.close
+
+
+def test_cost_is_told_in_the_users_money(capsys):
+    """tp2: 2 devices at 3 an hour, 100 tokens a second: 6 / 360 000 tokens; tp1 half the speed."""
+    two, one = (
+        estimate(n, {"memory": s}, rate=r)
+        for n, s, r in (("tp2", 8e-3, 100.0), ("tp1", 2e-2, 40.0))
+    )
+    best = Elsewhere("4xL40S", one, price_per_hour=0.9, price_per_million=6.25)
+    none = Elsewhere("2xT4", reason="no layout works on 2 devices\nmore")
+    plan_file = plan_of(two, one, goal="cost", prices={"*": 3.0}, elsewhere=[best, none])
+    assert headlines(plan_file)[-1] == ("price", "16.67", "per 1M tokens; 6.00 per hour")
+    duel = Duel.of(plan_file, two, one)
+    assert duel.margin == pytest.approx(1 - 16.6667 / 20.8333, rel=1e-4)
+    assert duel.sentence.startswith("tp2 costs 20% less per token than tp1")
+    text = words(printed(answer(plan_file), capsys))
+    assert "per 1M tokens" in text
+    assert "20.83" in text
+    assert "On the other fabrics, at best" in text
+    assert "4xL40S tp1 1" in text
+    assert "0.9 6.25" in text
+    assert "no layout works on 2 devices" in text
+    assert "more" not in text.split("On the other fabrics")[1].split("Why tp2")[0]
 
 
 FLIPS = [
@@ -344,6 +395,14 @@ def test_layouts_in_words():
         "2 replicas, each in 2 stages (layers 0-3 | 4-7), every layer cut over 2 devices"
     )
     assert said("tp2dp2", (0, 8)) == "2 replicas, each with every layer cut over 2 devices"
+    assert (
+        said("dp8ep8", (0, 8))
+        == "8 replicas of all but the experts, which are dealt over 8 devices"
+    )
+    assert said("tp4ep4", (0, 8)) == "every layer cut over 4 devices, experts dealt over 4"
+    assert said("tp2dp2ep4", (0, 8)) == (
+        "2 replicas, each with every layer cut over 2 devices, experts dealt over 4"
+    )
 
 
 def test_small_words():

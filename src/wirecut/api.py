@@ -22,6 +22,7 @@ from wirecut.layout.plan import Limits, PlanFile
 from wirecut.planner.plan import Ranking, outcome_of
 from wirecut.planner.plan import plan as rank
 from wirecut.planner.plan_file import ranking_of, to_plan_file
+from wirecut.planner.prices import device_prices
 from wirecut.spec.find import find_model
 from wirecut.spec.model import ModelSpec
 from wirecut.spec.traffic import Traffic
@@ -91,8 +92,8 @@ def plan_file_of(
 
 
 def report(plan_file: PlanFile) -> str:
-    """A plan as one page of HTML that needs nothing outside itself. Its layouts are priced again for
-    the map of what wins where. Raises PlanError when the plan is damaged.
+    """A plan as one page of HTML that needs nothing outside itself. Its layouts are priced again
+    for the map of what wins where. Raises PlanError when the plan is damaged.
     """
     from wirecut.explain.report import report as page
     from wirecut.planner.map import map_of
@@ -101,8 +102,11 @@ def report(plan_file: PlanFile) -> str:
         pricing = _pricing_again(plan_file)
     except WirecutError as error:
         return page(plan_file, None, f"Not drawn: {error}.")
-    ranking = ranking_of(plan_file)
-    winners = map_of(ranking.ranked, pricing, plan_file.traffic, goal=ranking.goal)
+    ranking, prices = ranking_of(plan_file), plan_file.prices
+    each = device_prices(plan_file.fabric, prices) if prices else ()
+    winners = map_of(
+        ranking.ranked, pricing, plan_file.traffic, goal=ranking.goal, device_prices=each
+    )
     return page(plan_file, winners)
 
 

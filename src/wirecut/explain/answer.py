@@ -11,11 +11,11 @@ import re
 
 from wirecut.cost.terms import Rejected
 from wirecut.explain.budget import runner_up, shown_rows, thrifty
-from wirecut.explain.duel import Duel, duel_blocks
+from wirecut.explain.duel import Duel, duel_blocks, token_price
 from wirecut.explain.flips import flip_rows
 from wirecut.explain.notes import notes
 from wirecut.explain.page import Block, Grid, Heading, Paragraph
-from wirecut.explain.tables import budget_table, ranking_table
+from wirecut.explain.tables import budget_table, elsewhere_cells, ranking_table
 from wirecut.explain.words import (
     counted,
     devices_in_words,
@@ -24,6 +24,7 @@ from wirecut.explain.words import (
     model_name,
     numbers,
     percent,
+    show_price,
     tokens_per_s,
     used_bytes,
     within,
@@ -31,6 +32,7 @@ from wirecut.explain.words import (
 from wirecut.layout.plan import PlanFile
 from wirecut.planner.plan import Ranking
 from wirecut.planner.plan_file import ranking_of
+from wirecut.planner.prices import hourly
 from wirecut.units import show_bytes, show_seconds
 
 SHOWN_REASONS = 6
@@ -46,9 +48,10 @@ def answer(plan: PlanFile) -> list[Block]:
         *notes(plan, ranking),
         Paragraph(question(plan)),
         Paragraph(devices_in_words(plan.fabric)),
-        *_head(ranking, duel),
+        *_head(plan, ranking, duel),
         *ranking_table(plan, ranking, rows),
         *budget_table(plan, rows),
+        *_elsewhere(plan, ranking),
     ]
     if duel is not None:
         blocks.append(Heading(f"Why {duel.ours.layout} and not {duel.theirs.layout}"))
@@ -92,11 +95,11 @@ def reasons(ranking: Ranking, duel: Duel | None) -> list[str]:
     return said
 
 
-def headline_rows(ranking: Ranking) -> list[tuple[str, str, str]]:
+def headline_rows(plan: PlanFile, ranking: Ranking) -> list[tuple[str, str, str]]:
     """(name, value, how sure) of what the choice gives."""
     chosen, memory = ranking.chosen, ranking.chosen.memory
     low, high = chosen.interval["output_tokens_per_s"]
-    return [
+    rows = [
         ("first token", show_seconds(chosen.ttft_s), within(chosen.interval["ttft_s"])),
         ("each token after", show_seconds(chosen.tpot_s), within(chosen.interval["tpot_s"])),
         (
@@ -106,14 +109,25 @@ def headline_rows(ranking: Ranking) -> list[tuple[str, str, str]]:
         ),
         ("memory", show_bytes(used_bytes(memory)), memory_in_words(memory, chosen.placement)),
     ]
+    if not plan.prices:
+        return rows
+    each = f"{show_price(hourly(plan.fabric, chosen.placement, plan.prices))} per hour"
+    return [*rows, ("price", show_price(token_price(plan, chosen)), f"per 1M tokens; {each}")]
 
 
-def _head(ranking: Ranking, duel: Duel | None) -> list[Block]:
+def _head(plan: PlanFile, ranking: Ranking, duel: Duel | None) -> list[Block]:
     return [
         Heading(headline(ranking, duel)),
         *(Paragraph(one) for one in reasons(ranking, duel)),
-        Grid(("", ">", ""), headline_rows(ranking)),
+        Grid(("", ">", ""), headline_rows(plan, ranking)),
     ]
+
+
+def _elsewhere(plan: PlanFile, ranking: Ranking) -> list[Block]:
+    if not ranking.elsewhere:
+        return []
+    columns, cells = elsewhere_cells(plan, ranking)
+    return [Heading("On the other fabrics, at best"), Grid(columns, cells)]
 
 
 def rejection_rows(ranking: Ranking) -> list[tuple[str, str]]:

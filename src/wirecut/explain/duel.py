@@ -12,14 +12,53 @@ from dataclasses import dataclass
 from wirecut.cost.terms import Estimate
 from wirecut.explain.budget import Line, compare, doubt, whole_request
 from wirecut.explain.page import Block, Grid, Paragraph
-from wirecut.explain.words import counted, listed, percent, targets_in_words, tokens_per_s
+from wirecut.explain.words import (
+    counted,
+    listed,
+    load_in_words,
+    percent,
+    targets_in_words,
+    tokens_per_s,
+)
 from wirecut.layout.plan import PlanFile
-from wirecut.planner.contest import TIE, meets_targets
+from wirecut.planner.contest import TIE, misses
+from wirecut.planner.prices import hourly, per_million
 from wirecut.units import show_seconds
 
 SHOWN_TERMS = 2  # on each side of a sentence
 SMALLEST = 0.02  # of the largest difference; less decided nothing
 SHOWN_LINES = 12  # of a table; the others are summed
+
+
+GAINS = {
+    "latency": ("gives", "less time per request"),
+    "throughput": ("gives", "more tokens per second"),
+    "cost": ("costs", "less per token"),
+}
+
+
+def score(plan: PlanFile, one: Estimate) -> float:
+    """What the plan's goal makes small: seconds of a request, seconds a token of all, or the price
+    of a million tokens.
+    """
+    if plan.goal == "latency":
+        return whole_request(one, plan.traffic.output_tokens)
+    if plan.goal == "cost":
+        return token_price(plan, one)
+    return 1 / one.output_tokens_per_s
+
+
+def token_price(plan: PlanFile, one: Estimate) -> float:
+    """The price of a million output tokens."""
+    each = hourly(plan.fabric, one.placement, plan.prices)
+    return per_million(each, one.output_tokens_per_s)
+
+
+def worst_miss(plan: PlanFile, one: Estimate) -> float:
+    """By how much of it the worst missed target is missed; 0 when all are met."""
+    rate = one.output_tokens_per_s
+    missed = misses(one.ttft_s, one.tpot_s, rate, plan.traffic, goal=plan.goal)
+    return max((miss.by for miss in missed), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +81,20 @@ class Duel:
         """Compare two estimates of one plan, `ours` being ranked before `theirs`."""
         outputs = plan.traffic.output_tokens
         lines = tuple(compare(ours, theirs, outputs))
-        met = [meets_targets(one.ttft_s, one.tpot_s, plan.traffic) for one in (ours, theirs)]
-        if met == [True, False]:
-            limits = targets_in_words(plan.traffic)
-            return cls(
-                ours, theirs, lines, f"{ours.layout} meets {limits}, {theirs.layout} does not"
-            )
-        rates = ours.output_tokens_per_s, theirs.output_tokens_per_s
-        seconds = whole_request(ours, outputs), whole_request(theirs, outputs)
-        by_rate = plan.goal != "latency"
-        if by_rate and abs(rates[0] - rates[1]) <= TIE * rates[0]:
-            return cls(ours, theirs, lines, _tie(ours, theirs, seconds[1] - seconds[0]))
-        if by_rate:
-            margin, words = rates[0] / rates[1] - 1, "more tokens per second"
-        else:
-            margin, words = 1 - seconds[0] / seconds[1], "less time per request"
         doubt_s = doubt(ours, theirs, outputs)
-        verdict = f"{ours.layout} gives {percent(margin)} {words} than {theirs.layout}"
+        missed = [worst_miss(plan, one) for one in (ours, theirs)]
+        if abs(missed[0] - missed[1]) > TIE:
+            verdict = _by_target(plan, ours, theirs, missed)
+            return cls(ours, theirs, lines, verdict, doubt_s=doubt_s)
+        seconds = [whole_request(one, outputs) for one in (ours, theirs)]
+        scores = [score(plan, one) for one in (ours, theirs)]
+        if plan.goal != "latency" and abs(scores[0] - scores[1]) <= TIE * scores[0]:
+            verdict = _tie(ours, theirs, seconds[1] - seconds[0])
+            return cls(ours, theirs, lines, verdict, doubt_s=doubt_s)
+        more = plan.goal == "throughput"
+        margin = scores[1] / scores[0] - 1 if more else 1 - scores[0] / scores[1]
+        verb, gain = GAINS[plan.goal]
+        verdict = f"{ours.layout} {verb} {percent(margin)} {gain} than {theirs.layout}"
         return cls(ours, theirs, lines, verdict, margin, doubt_s / seconds[1], doubt_s)
 
     @property
@@ -73,6 +109,14 @@ class Duel:
             return f"{self.verdict}."
         low, high = self.margin - self.wide, self.margin + self.wide
         return f"{self.verdict} ({percent(low)} to {percent(high)}): {decided(self.lines)}."
+
+
+def _by_target(plan: PlanFile, ours: Estimate, theirs: Estimate, missed: Sequence[float]) -> str:
+    limits = targets_in_words(plan.traffic) or load_in_words(plan.traffic)
+    if not missed[0]:
+        return f"{ours.layout} meets {limits}, {theirs.layout} misses it by {percent(missed[1])}"
+    by = [percent(one) for one in missed]
+    return f"{ours.layout} misses {limits} by {by[0]}, {theirs.layout} by {by[1]}"
 
 
 def _tie(ours: Estimate, theirs: Estimate, sooner: float) -> str:

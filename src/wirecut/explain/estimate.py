@@ -1,15 +1,22 @@
 """One layout's price in words: its totals, and every term with its formula."""
 
-from wirecut.cost.terms import Estimate, Rejected
+from wirecut.cost.terms import Estimate, Memory, Rejected
 from wirecut.explain.page import Block, Grid, Heading, Paragraph
-from wirecut.explain.words import layout_in_words, numbers, tokens_per_s, within
+from wirecut.explain.words import (
+    layout_in_words,
+    memory_in_words,
+    numbers,
+    tokens_per_s,
+    used_bytes,
+    within,
+)
 from wirecut.spec.traffic import Traffic
 from wirecut.units import show_bytes, show_seconds
 
 
 def page(estimate: Estimate, traffic: Traffic) -> list[Block]:
     """Totals, memory, then the terms of each phase."""
-    memory, plural = estimate.memory, "s" if estimate.devices_used > 1 else ""
+    memory, plural = estimate.memory, "" if estimate.devices_used == 1 else "s"
     where = f"on device{plural} {numbers(estimate.placement)}"
     low, high = estimate.interval["output_tokens_per_s"]
     rates = f"{tokens_per_s(low)} to {tokens_per_s(high)}"
@@ -21,15 +28,24 @@ def page(estimate: Estimate, traffic: Traffic) -> list[Block]:
             f"{estimate.requests_per_s:.3g} requests/s, {estimate.running} at once a replica{idle}"
         ),
         Paragraph(
-            f"fullest device: weights {show_bytes(memory.weights_bytes)} + KV "
-            f"{show_bytes(memory.kv_bytes)} + activations {show_bytes(memory.activation_bytes)} of "
-            f"{show_bytes(memory.capacity_bytes)}; room for {memory.kv_tokens} tokens of KV"
+            f"{show_bytes(used_bytes(memory))} {memory_in_words(memory, estimate.placement)}: "
+            f"{_parts(memory)}; room for {memory.kv_tokens} tokens of KV"
         ),
         Heading(f"TTFT {show_seconds(estimate.ttft_s)}  ({within(estimate.interval['ttft_s'])})"),
         _terms(estimate, "prefill"),
         Heading(f"TPOT {show_seconds(estimate.tpot_s)}  ({within(estimate.interval['tpot_s'])})"),
         _terms(estimate, "decode"),
     ]
+
+
+def _parts(memory: Memory) -> str:
+    parts = (
+        ("weights", memory.weights_bytes),
+        ("KV", memory.kv_bytes),
+        ("activations", memory.activation_bytes),
+        ("buffers and graphs", memory.buffer_bytes),
+    )
+    return " + ".join(f"{name} {show_bytes(size)}" for name, size in parts if size)
 
 
 def _terms(estimate: Estimate, phase: str) -> Grid:
@@ -39,12 +55,12 @@ def _terms(estimate: Estimate, phase: str) -> Grid:
             term.name,
             show_seconds(term.seconds),
             show_bytes(term.wire_bytes) if term.axis else "",
-            term.source,
+            f"{term.source} {term.spread:.0%}",
             term.because,
         )
         for term in terms
     ]
-    return Grid(("term", ">time", ">on wires", "source", "because"), rows)
+    return Grid(("term", ">time", ">on wires", "source, +-", "because"), rows)
 
 
 def rejection(rejected: Rejected) -> str:

@@ -6,28 +6,60 @@ meets, a queue that grows.
 """
 
 from wirecut.explain.page import Note
-from wirecut.explain.words import targets_in_words
+from wirecut.explain.words import listed, wire_name
 from wirecut.fabric.fabric import Fabric
 from wirecut.layout.plan import PlanFile
-from wirecut.planner.contest import TIE, meets_targets
+from wirecut.planner.contest import KEEPS_UP, misses
 from wirecut.planner.plan import Ranking
 
 
 def notes(plan: PlanFile, ranking: Ranking) -> list[Note]:
     """The notes of a plan, the gravest first."""
-    return [*_warnings(plan, ranking), *_origin(plan.fabric, ranking)]
+    return [
+        *_warnings(plan, ranking),
+        *_fragile(plan.fabric, ranking),
+        *_origin(plan.fabric, ranking),
+    ]
 
 
 def _warnings(plan: PlanFile, ranking: Ranking) -> list[Note]:
+    """Targets that nothing meets, and by how much the nearest layout misses them."""
     chosen, found = ranking.chosen, list[Note]()
-    if not meets_targets(chosen.ttft_s, chosen.tpot_s, plan.traffic):
-        limits = targets_in_words(plan.traffic)
-        found.append(Note(f"No layout meets {limits}: {chosen.layout} comes nearest."))
-    asked = plan.traffic.rate
-    if asked is not None and chosen.requests_per_s < asked * (1 - TIE):
+    rate, traffic = chosen.output_tokens_per_s, plan.traffic
+    for miss in misses(chosen.ttft_s, chosen.tpot_s, rate, traffic, goal="latency"):
+        name = miss.what.removesuffix("_ms").upper()
+        nearest = f"{chosen.layout} comes nearest with {miss.value:.3g} ms, {miss.by:.0%} over"
+        found.append(Note(f"No layout meets {name} {miss.target:g} ms: {nearest}."))
+    asked = traffic.rate
+    if asked is not None and chosen.requests_per_s < asked * KEEPS_UP:
         most = f"{chosen.requests_per_s:.3g} requests/s"
         found.append(Note(f"Cannot keep up: {asked:g} requests/s come, {most} are answered."))
     return found
+
+
+def _fragile(fabric: Fabric, ranking: Ranking) -> list[Note]:
+    """Assumed numbers that decided, and what would measure them."""
+    found: list[Note] = []
+    for spot in ranking.fragile:
+        names = listed([wire_name(one) if spot.what == "wires" else one for one in spot.names])
+        times = (
+            f"{spot.factor:.2g} times as fast"
+            if spot.factor > 1
+            else (f"{1 / spot.factor:.2g} times slower")
+        )
+        found.append(
+            Note(
+                f"An assumed number decided: were {names} {times}, {spot.to} would win. "
+                f"{_measure(fabric)} measures {'them' if spot.what == 'wires' else 'it'}."
+            )
+        )
+    return found
+
+
+def _measure(fabric: Fabric) -> str:
+    """The command that measures this fabric, and where."""
+    assumed = {device.source for device in fabric.devices} == {"assumed"}
+    return "`wirecut probe`" if assumed else "`wirecut probe` on that machine"
 
 
 def _origin(fabric: Fabric, ranking: Ranking) -> list[Note]:

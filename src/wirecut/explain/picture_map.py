@@ -92,8 +92,8 @@ def _cell(
         style=colours[name],
         data_layout=name,
         data_tip=(
-            f"{name} wins with {_whole_load(winners, row)} on wires {_speed(winners.speeds[column], link)}"
-            + ("; you are here" if here else "")
+            f"{name} wins with {_whole_load(winners, row)} on wires "
+            f"{_speed(winners.speeds[column], link)}" + ("; you are here" if here else "")
         ),
     )
 

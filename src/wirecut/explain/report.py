@@ -24,7 +24,7 @@ from wirecut.explain.html import Html, document, el, join, table
 from wirecut.explain.notes import notes
 from wirecut.explain.picture_fabric import fabric_picture
 from wirecut.explain.picture_map import winner_picture
-from wirecut.explain.tables import ranking_cells
+from wirecut.explain.tables import elsewhere_cells, ranking_cells
 from wirecut.explain.words import (
     counted,
     devices_in_words,
@@ -55,7 +55,7 @@ def report(plan: PlanFile, winners: WinnerMap | None, why_no_map: str = "") -> s
         _header(plan, ranking, duel),
         el(
             "main",
-            _tiles(ranking),
+            _tiles(plan, ranking),
             _section("Which device does what", fabric_picture(plan.fabric, chosen)),
             _section(
                 "Where the time of one request goes",
@@ -66,6 +66,7 @@ def report(plan: PlanFile, winners: WinnerMap | None, why_no_map: str = "") -> s
             _map(plan, winners, chosen, why_no_map),
             _flips(plan, ranking),
             _section("Ranking", table(*ranking_cells(plan, rows))),
+            _elsewhere(plan, ranking),
             _rejected(ranking),
             _terms(chosen),
         ),
@@ -99,10 +100,10 @@ def _header(plan: PlanFile, ranking: Ranking, duel: Duel | None) -> Html:
     )
 
 
-def _tiles(ranking: Ranking) -> Html:
+def _tiles(plan: PlanFile, ranking: Ranking) -> Html:
     tiles = [
         el("div", el("span", name), el("b", value), el("small", sure), class_="tile")
-        for name, value, sure in headline_rows(ranking)
+        for name, value, sure in headline_rows(plan, ranking)
     ]
     return el("div", *tiles, _memory(ranking.chosen.memory), class_="tiles")
 
@@ -220,6 +221,12 @@ def _flips(plan: PlanFile, ranking: Ranking) -> Html:
     return _section("Where it flips", el("ul", *(
         el("li", el("b", to), f" {when}", class_="flip") for when, to in rows
     ), class_="flips"))  # fmt: skip
+
+
+def _elsewhere(plan: PlanFile, ranking: Ranking) -> Html:
+    if not ranking.elsewhere:
+        return Html()
+    return _section("On the other fabrics, at best", table(*elsewhere_cells(plan, ranking)))
 
 
 def _rejected(ranking: Ranking) -> Html:

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 
 from wirecut.cost.terms import Kind
 from wirecut.explain.budget import KINDS, Row, by_kind, in_steps, whole_request
+from wirecut.explain.duel import token_price
 from wirecut.explain.page import INDENT, WIDTH, Block, Grid, Heading, Paragraph
 from wirecut.explain.words import (
     counted,
     kind_name,
     listed,
     load_in_words,
+    show_price,
     targets_in_words,
     tokens_per_s,
     used_bytes,
@@ -55,7 +57,9 @@ def ranking_cells(
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Column names and a row a layout; '>' before a name aligns its column right."""
     target = ("target",) if targets_in_words(plan.traffic) else ()
-    columns = (">", "layout", ">devices", ">TTFT", ">TPOT", ">tok/s", "from, to", ">memory")
+    priced = (">per 1M tokens",) if plan.prices else ()
+    between = () if priced else ("from, to",)  # a terminal has room for one of the two
+    columns = (">", "layout", ">devices", ">TTFT", ">TPOT", ">tok/s", *between, ">memory")
     cells: list[tuple[str, ...]] = []
     for row in rows:
         one = row.estimate
@@ -69,12 +73,44 @@ def ranking_cells(
                 show_seconds(one.ttft_s),
                 show_seconds(one.tpot_s),
                 tokens_per_s(one.output_tokens_per_s),
-                f"{tokens_per_s(low)} to {tokens_per_s(high)}",
+                *((f"{tokens_per_s(low)} to {tokens_per_s(high)}",) if between else ()),
                 show_bytes(used_bytes(one.memory)),
+                *((show_price(token_price(plan, one)),) if priced else ()),
                 *((("met" if met else "missed"),) if target else ()),
             )
         )
-    return (*columns, *target), cells
+    return (*columns, *priced, *target), cells
+
+
+def elsewhere_cells(
+    plan: PlanFile, ranking: Ranking
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The best layout of each other fabric that was asked about, the same way; the last column says
+    why nothing works there.
+    """
+    priced = (">per hour", ">per 1M tokens") if plan.prices else ()
+    columns = ("fabric", "layout", ">devices", ">TTFT", ">TPOT", ">tok/s", *priced, "")
+    cells: list[tuple[str, ...]] = []
+    for one in ranking.elsewhere:
+        best = one.chosen
+        if best is None:
+            empty = ("-",) * (len(columns) - 2)
+            cells.append((one.fabric, *empty, (one.reason or "").splitlines()[0]))
+            continue
+        prices = (show_price(one.price_per_hour), show_price(one.price_per_million))
+        cells.append(
+            (
+                one.fabric,
+                best.layout,
+                str(best.devices_used),
+                show_seconds(best.ttft_s),
+                show_seconds(best.tpot_s),
+                tokens_per_s(best.output_tokens_per_s),
+                *(prices if priced else ()),
+                "" if meets_targets(best.ttft_s, best.tpot_s, plan.traffic) else "misses targets",
+            )
+        )
+    return columns, cells
 
 
 def _not_shown(plan: PlanFile, ranking: Ranking, rows: Sequence[Row]) -> str:

@@ -88,10 +88,15 @@ def layout_in_words(estimate: Estimate) -> str:
         parts.append(f"every layer cut over {layout.tp} devices")
     replica = ", ".join(parts)
     if layout.dp == 1:
-        return replica or "the whole model on one device"
-    if not replica:
-        return f"{layout.dp} replicas of the whole model"
-    return f"{layout.dp} replicas, each {'in' if layout.pp > 1 else 'with'} {replica}"
+        whole = replica or "the whole model on one device"
+    elif replica:
+        whole = f"{layout.dp} replicas, each {'in' if layout.pp > 1 else 'with'} {replica}"
+    elif layout.ep > 1:
+        dealt = f"which are dealt over {layout.ep} devices"
+        return f"{layout.dp} replicas of all but the experts, {dealt}"
+    else:
+        whole = f"{layout.dp} replicas of the whole model"
+    return f"{whole}, experts dealt over {layout.ep}" if layout.ep > 1 else whole
 
 
 def _layers(first: int, last: int) -> str:
@@ -119,3 +124,8 @@ def tokens_per_s(rate: float) -> str:
 def percent(share: float) -> str:
     """'12%', and one digit more below 10%."""
     return f"{share:.0%}" if abs(share) >= 0.1 else f"{share:.1%}"
+
+
+def show_price(price: float) -> str:
+    """'12.50' or '0.0123': in the user's own money."""
+    return f"{price:.2f}" if price >= 1 else f"{price:.3g}"
