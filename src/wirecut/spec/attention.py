@@ -17,11 +17,13 @@ from wirecut.spec.tensor import Tensor, column, cut, row, whole
 class Indexer:
     """The scorer of a sparse attention: every earlier position gets a score, the best are attended.
 
-    `heads` score with keys of `head_dim`, one key a position (DeepSeek-V3.2, section 2.1).
+    `heads` score with keys of `head_dim`, one key for `pool` positions (DeepSeek-V3.2, section 2.1,
+    where it is one for one).
     """
 
     heads: int
     head_dim: int
+    pool: int = 1
 
     @property
     def pair_flops(self) -> int:
@@ -185,11 +187,17 @@ class LatentAttention:
             yield whole(at + "k_norm.weight", "norm", score.head_dim)
             yield whole(at + "k_norm.bias", "bias", score.head_dim)
             yield whole(at + "weights_proj.weight", "index", score.heads, hidden)
+            if score.pool > 1:
+                yield whole(at + "index_kpool_compress_ape", "small", score.pool, score.head_dim)
+                gate = at + "index_kpool_compress_gate"
+                yield whole(gate, "compress", score.head_dim, hidden)
 
     @property
     def kv(self) -> tuple[Held, ...]:
         latent = Held(1, self.kv_rank + self.rope_dim)
-        return (latent, Held(1, self.index.head_dim)) if self.index else (latent,)
+        if not self.index:
+            return (latent,)
+        return latent, Held(1, self.index.head_dim // self.index.pool)
 
     @property
     def state(self) -> tuple[Held, ...]:
@@ -211,7 +219,7 @@ class LatentAttention:
         return self.index.pair_flops if self.index else 0
 
     def index_keys(self, context: int) -> float:
-        return context if self.index else 0
+        return context / self.index.pool if self.index else 0
 
     @property
     def token_flops(self) -> int:

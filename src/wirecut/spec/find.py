@@ -7,11 +7,8 @@
 
 import os
 import re
-import socket
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from wirecut.errors import ModelError
 from wirecut.spec.bundled import find_bundled
@@ -104,6 +101,10 @@ def _cached(name: str) -> Path | None:
 
 def _from_hub(name: str) -> Path:
     """The cached folder of a Hub id, its config.json fetched when it is not there yet."""
+    import socket  # with the network's modules, which take longer to import than a plan needs
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
     tried = f"no model {name!r}: there is no such folder, the bundled catalogue does not know it"
     try:
         from huggingface_hub import (

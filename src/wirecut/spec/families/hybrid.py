@@ -5,8 +5,9 @@ HYBRID["nemotron_h"](Fields(config, "config.json")).layers
 
 from dataclasses import replace
 
+from wirecut.spec.attention import Indexer
 from wirecut.spec.families.experts import qwen_moe, routed, shared_width, sparse_layers
-from wirecut.spec.families.latent import latent
+from wirecut.spec.families.latent import latent, stream_mixes
 from wirecut.spec.families.parts import (
     FOUR_NORMS,
     Body,
@@ -155,6 +156,33 @@ def kimi_k3(fields: Fields) -> Body:
     return replace(kimi_linear(fields), prefix="language_model.model.")
 
 
+def glm5_next(fields: Fields) -> Body:
+    """GLM-5.3-Flash: Kimi Delta Attention, every so many layers latent attention with pooled index
+    keys, several residual streams.
+    """
+    layers, hidden = fields.layers(), fields.count("hidden_size")
+    heads, size = fields.count("linear_num_heads"), fields.count("linear_head_dim")
+    taps = fields.count("linear_conv_kernel_dim", default=4)
+    delta = LinearAttention(heads, heads, size, size, taps, decay_rank=size)
+    index = Indexer(
+        fields.count("index_n_heads"), fields.count("index_head_dim"), fields.count("index_kpool")
+    )
+    look = replace(latent(fields), top_k=fields.count("index_topk"))
+    kinds = fields.per_layer("layer_types", layers)
+    if not kinds:
+        raise fields.error("layer_types is missing, expected an entry for each layer")
+    scored = fields.per_layer("indexer_types", layers) or ["full"] * layers
+    moe = routed(fields, shared=shared_width(fields), router_bias=True)
+    extra = stream_mixes(fields.count("hc_mult", most=64), hidden)
+    dense = mlp(fields)
+    found: list[Layer] = []
+    for kind, score, is_sparse in zip(kinds, scored, sparse_layers(fields), strict=True):
+        own = replace(look, index=index) if score == "full" else look
+        mixer = delta if kind == "linear_attention" else own
+        found.append(Layer(mixer, moe if is_sparse else dense, extra=extra))
+    return Body(tuple(found))
+
+
 def gemma4(fields: Fields) -> Body:
     """Gemma 4: window layers and full ones with heads of their own; an MLP and experts side by
     side, or a per-layer input, where given.
@@ -233,6 +261,8 @@ HYBRID: dict[str, Reader] = {
     "nemotron_h": nemotron_h,
     "kimi_linear": kimi_linear,
     "kimi_k3": kimi_k3,
+    "glm5_next": glm5_next,
+    "glm5_next_text": glm5_next,
     "gemma4": gemma4,
     "gemma4_text": gemma4,
     "gemma4_unified": gemma4,

@@ -17,7 +17,7 @@ INDEXED_RATIO = 4  # DeepSeek-V4: keys pooled by 4 are chosen by an indexer, tho
 
 def latent(fields: Fields) -> LatentAttention:
     """Latent attention by the usual names of fields."""
-    nope, rope = fields.count("qk_nope_head_dim"), fields.count("qk_rope_head_dim")
+    nope, rope = fields.count("qk_nope_head_dim"), fields.count("qk_rope_head_dim", least=0)
     return LatentAttention(
         heads=fields.count("num_attention_heads"),
         q_rank=fields.optional("q_lora_rank"),
@@ -81,16 +81,7 @@ def deepseek_v4(fields: Fields) -> Body:
         raise fields.error(f"o_groups {base.out_groups} does not divide {base.heads} heads")
     top_k = fields.count("index_topk")
     streams = fields.count("hc_mult", default=4, most=64)
-    mixes = (2 + streams) * streams
-    extra = tuple(
-        tensor
-        for at in ("attn_hc", "ffn_hc")
-        for tensor in (
-            whole(f"{at}.fn", "small", mixes, streams * hidden),
-            whole(f"{at}.base", "small", mixes),
-            whole(f"{at}.scale", "small", 3),
-        )
-    )
+    extra = stream_mixes(streams, hidden)
     hashed = fields.count("num_hash_layers", default=0, least=0)
     moe = routed(fields, shared=shared_width(fields))
     found: list[Layer] = []
@@ -101,6 +92,20 @@ def deepseek_v4(fields: Fields) -> Body:
         feed = replace(moe, router_bias=i >= hashed)
         found.append(Layer(own, feed, extra=extra, mixer_name="attn", mlp_name="ffn"))
     return Body(tuple(found), extra=_last_mix(streams, hidden), prefix="")
+
+
+def stream_mixes(streams: int, hidden: int) -> tuple[Tensor, ...]:
+    """What mixes a layer's residual streams before and behind each of its halves."""
+    mixes = (2 + streams) * streams
+    return tuple(
+        tensor
+        for at in ("attn_hc", "ffn_hc")
+        for tensor in (
+            whole(f"{at}.fn", "small", mixes, streams * hidden),
+            whole(f"{at}.base", "small", mixes),
+            whole(f"{at}.scale", "small", 3),
+        )
+    )
 
 
 def _ratios(fields: Fields, layers: int) -> list[int]:
