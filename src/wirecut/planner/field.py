@@ -15,8 +15,8 @@ from wirecut.cost.estimate import Candidate
 from wirecut.planner.contest import Contest
 from wirecut.spec.traffic import Traffic
 
-SAMPLED = (1e-3, 0.03, 0.3, 1.0, 3.0, 30.0, 1e3)  # wire speeds at which the best are looked for
-BEST = 2  # of each sampled point
+SAMPLED = (1e-3, 0.03, 0.3, 3.0, 30.0, 1e3)  # wire speeds at which the best is looked for
+BEST = 3  # of the load that was asked for
 ROUNDS = 3  # of looking again when a candidate turns up that was not among the best
 
 Wins = Callable[[Contest, float], Candidate]
@@ -35,10 +35,9 @@ class Field:
     @classmethod
     def near(cls, contest: Contest, traffic: Traffic) -> "Field":
         """The best of this load on slow, these and fast wires."""
-        chosen = contest.winner(traffic)
-        field = cls(contest, traffic, chosen, {id(chosen): chosen})
-        for speed in SAMPLED:
-            field.join(contest.order(traffic, speed=speed)[:BEST])
+        best = contest.order(traffic)[:BEST]
+        field = cls(contest, traffic, best[0], {id(one): one for one in best})
+        field.join(contest.winner(traffic, speed=speed) for speed in SAMPLED)
         return field
 
     def join(self, candidates: Iterable[Candidate]) -> None:

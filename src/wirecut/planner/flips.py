@@ -17,7 +17,7 @@ from wirecut.cost.replica import Pricing
 from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.link import Link
 from wirecut.planner.contest import Contest
-from wirecut.planner.field import BEST, Field, within
+from wirecut.planner.field import Field, within
 from wirecut.spec.traffic import MOST, Traffic
 from wirecut.units import DTYPE_BYTES
 
@@ -29,7 +29,8 @@ LOAD_STEP = 2.0
 RATE_STEPS = 10
 RATE_TOLERANCE = 0.01  # relative
 PROMPT_STEP = 4.0
-PROMPT_TOLERANCE = 0.05  # relative
+LEAST_PROMPT = 32  # tokens; nobody asks shorter
+PROMPT_TOLERANCE = 0.1  # relative
 
 What = Literal[
     "wire speed", "concurrency", "rate", "input tokens", "wire", "wires inside", "wires between"
@@ -146,8 +147,8 @@ def load_flips(field: Field) -> Iterator[Flip]:
 
 def _concurrency_flips(field: Field, now: int) -> Iterator[Flip]:
     traffic = field.traffic
-    for users in {1, min(MOST_CONCURRENT, 16 * now)}:
-        field.join(field.whole.order(replace(traffic, concurrency=users))[:BEST])
+    ends = {1, min(MOST_CONCURRENT, 16 * now)} - {now}
+    field.join(field.whole.winner(replace(traffic, concurrency=users)) for users in ends)
 
     def wins(contest: Contest, users: float) -> Candidate:
         return contest.winner(replace(traffic, concurrency=int(users)))
@@ -164,8 +165,8 @@ def _concurrency_flips(field: Field, now: int) -> Iterator[Flip]:
 
 def _rate_flips(field: Field, now: float) -> Iterator[Flip]:
     traffic = field.traffic
-    for rate in (now / 16, min(MOST, now * 16)):
-        field.join(field.whole.order(replace(traffic, rate=rate))[:BEST])
+    ends = (now / 16, min(MOST, now * 16))
+    field.join(field.whole.winner(replace(traffic, rate=rate)) for rate in ends)
 
     def wins(contest: Contest, rate: float) -> Candidate:
         return contest.winner(replace(traffic, rate=rate))
@@ -190,8 +191,8 @@ def prompt_flips(field: Field, pricing: Pricing) -> Iterator[Flip]:
         return contest.among(works).winner(load) if works else field.chosen
 
     down, up = [now], [now]
-    while down[-1] > 1:
-        down.append(max(1, int(down[-1] / PROMPT_STEP)))
+    while down[-1] > LEAST_PROMPT:
+        down.append(max(LEAST_PROMPT, int(down[-1] / PROMPT_STEP)))
     while up[-1] < most:
         up.append(min(most, int(up[-1] * PROMPT_STEP)))
     held = field.alone()

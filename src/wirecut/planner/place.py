@@ -40,23 +40,28 @@ def placements(fabric: Fabric, layout: Layout) -> list[Placement]:
 
 def _better_devices(fabric: Fabric, least: int) -> Iterator[frozenset[int]]:
     """Sets of at least so many devices that leave out only slower ones, or only smaller ones."""
-    for quality in (_speed, _memory):
-        levels = sorted({quality(device) for device in fabric.devices}, reverse=True)
+    for steps in (_speeds(fabric), [(_step(d.memory_bytes), 0) for d in fabric.devices]):
+        levels = sorted(set(steps), reverse=True)
         for level in levels[:-1]:
-            found = frozenset(d.id for d in fabric.devices if quality(d) >= level)
+            found = frozenset(i for i, step in enumerate(steps) if step >= level)
             if len(found) >= least:
                 yield found
 
 
-def _speed(device: Device) -> tuple[int, int]:
-    """Steps of ALIKE in memory bandwidth and in the highest rate."""
-    rates = device.bytes_per_s, max(device.flops_per_s.values(), default=1.0)
-    first, second = (round(math.log(rate) / ALIKE) for rate in rates)
-    return first, second
+def _speeds(fabric: Fabric) -> list[tuple[int, int]]:
+    """Steps of ALIKE in memory bandwidth and in the highest rate, by device."""
+    known: dict[tuple[float, float], tuple[int, int]] = {}
+    found: list[tuple[int, int]] = []
+    for device in fabric.devices:
+        rates = device.bytes_per_s, max(device.flops_per_s.values(), default=1.0)
+        if rates not in known:
+            known[rates] = _step(rates[0]), _step(rates[1])
+        found.append(known[rates])
+    return found
 
 
-def _memory(device: Device) -> tuple[int, int]:
-    return round(math.log(device.memory_bytes) / ALIKE), 0
+def _step(rate: float) -> int:
+    return round(math.log(rate) / ALIKE)
 
 
 def every_placement(fabric: Fabric, layout: Layout) -> list[Placement]:
@@ -196,7 +201,7 @@ def _pools(fabric: Fabric, within: frozenset[int] | None) -> list[_Pool]:
     """Every island, smallest first, each after those of its devices that no smaller one holds; last
     the devices of no island, and all devices, each island's together.
     """
-    speed = {d.id: _speed(d) for d in fabric.devices if within is None or d.id in within}
+    speed = {i: s for i, s in enumerate(_speeds(fabric)) if within is None or i in within}
     unequal = len(set(speed.values())) > 1
 
     def by_speed(devices: list[int]) -> list[int]:

@@ -4,9 +4,12 @@
     found.candidates, found.rejected
 
 Up to `space.MOST_LISTED` devices every layout is priced on every placement that `place` gives. On
-more, first every (tp, pp) at the most replicas that have a user (for cost, at one and at half as
-many decades too), then the best of them at every number of `space.replica_ladder`: in a closed loop
-a replica without a user changes nothing, and each replica with one less is no slower.
+more, first each tp at more and more stages, until PATIENCE deeper pipelines in a row are worse,
+with the most replicas that have a user (for cost and a given rate, with one and with the square
+root of the most too); then the best (tp, pp) at fewer replicas. In a closed loop a replica without
+a user changes nothing, and one more replica makes none slower, so that fewer are only asked about
+near the most; for cost and a given rate, where fewer may be enough, at every number of
+`space.replica_ladder`.
 """
 
 from collections.abc import Iterator
@@ -31,7 +34,8 @@ from wirecut.spec.traffic import Traffic
 
 MOST_REJECTED = 256  # that are told apart, on large fabrics
 KEPT = 32  # candidates, on large fabrics
-REFINED = 8  # (tp, pp) whose number of replicas is searched, on large fabrics
+REFINED = 6  # (tp, pp) whose number of replicas is searched, on large fabrics
+PATIENCE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +138,25 @@ def _search_large(pricing: Pricing, traffic: Traffic, contest: Contest) -> Found
                 kept.add(found[-1])
         return min(found, key=_order, default=None)
 
+    fewest_counts = contest.goal == "cost" or traffic.rate is not None
     best: dict[tuple[int, int], Place] = {}
-    for tp, pp in degrees.pairs:
-        most = min(users, degrees.most_replicas(tp, pp))
-        some = {1, round(most**0.5), most} if contest.goal == "cost" else {most}
-        found = best_of(tp, pp, sorted(some))
-        if found is not None:
+    for tp in degrees.sizes:
+        leading, worse = None, 0
+        for pp in degrees.depths(tp):
+            most = min(users, degrees.most_replicas(tp, pp))
+            some = {1, round(most**0.5), most} if fewest_counts else {most}
+            found = best_of(tp, pp, sorted(some))
+            if found is None:
+                continue
             best[tp, pp] = found
+            if leading is None or _order(found) < leading:
+                leading, worse = _order(found), 0
+            elif (worse := worse + 1) == PATIENCE:
+                break
     for tp, pp in sorted(best, key=lambda pair: _order(best[pair]))[:REFINED]:
-        best_of(tp, pp, replica_ladder(min(users, degrees.most_replicas(tp, pp))))
+        most = min(users, degrees.most_replicas(tp, pp))
+        fewer = {most // 4, most // 2, most * 3 // 4} - {0, most}
+        best_of(tp, pp, replica_ladder(most) if fewest_counts else sorted(fewer))
     ordered = sorted(kept.places.values(), key=_order)[:KEPT]
     return Found(tuple(one.candidate for one in ordered), tuple(kept.rejected.values()))
 

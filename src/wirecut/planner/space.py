@@ -1,7 +1,7 @@
 """The layouts worth asking about.
 
     list(all_layouts(8, experts=True))          # every one of at most 8 ranks
-    Degrees.of(spec, rules, num_devices=1024).pairs
+    Degrees.of(spec, rules, fabric).depths(8)
 
 Up to MOST_LISTED devices every layout is asked about. On more, what is left out is dominated or is
 between two that are asked about:
@@ -51,29 +51,31 @@ def ep_degrees(ranks: int, *, experts: bool) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Degrees:
-    """What a large fabric is searched over: (tp, pp) of one replica, and whether experts are
-    dealt.
+    """What a large fabric is searched over: sizes of TP groups, numbers of stages of `layers`, and
+    whether experts are dealt.
     """
 
-    pairs: tuple[tuple[int, int], ...]
+    sizes: tuple[int, ...]
+    layers: int
     num_devices: int
     experts: bool
 
     @classmethod
     def of(cls, spec: ModelSpec, rules: EngineRules, fabric: Fabric) -> "Degrees":
-        """Of this model on this fabric, fewest ranks first."""
+        """Of this model on this fabric."""
         num_devices = len(fabric.devices)
         host = len(next(iter(fabric.host_devices.values())))
-        sizes = [
+        sizes = tuple(
             tp
             for tp in allowed_tp(spec, rules)
             if tp <= num_devices and (host % tp == 0 or tp % host == 0)
-        ]
-        pairs = sorted(
-            ((tp, pp) for tp in sizes for pp in _depths(spec.num_layers, num_devices // tp)),
-            key=lambda pair: (pair[0] * pair[1], pair),
         )
-        return cls(tuple(pairs), num_devices, has_experts(spec))
+        return cls(sizes, spec.num_layers, num_devices, has_experts(spec))
+
+    def depths(self, tp: int) -> list[int]:
+        """Numbers of stages: of those whose fullest stage holds as many layers, the fewest."""
+        fewest = {-(-self.layers // full) for full in range(1, self.layers + 1)}
+        return sorted(pp for pp in fewest if pp * tp <= self.num_devices)
 
     def most_replicas(self, tp: int, pp: int) -> int:
         return self.num_devices // (tp * pp)
@@ -85,11 +87,6 @@ class Degrees:
             eps = {1, tp, tp * dp} if self.experts else {1}
             found += [Layout(tp, pp, dp, ep) for ep in sorted(eps)]
         return found
-
-
-def _depths(layers: int, most: int) -> list[int]:
-    """Numbers of stages: of those whose fullest stage holds as many layers, the fewest."""
-    return sorted({-(-layers // full) for full in range(1, layers + 1)} & set(range(1, most + 1)))
 
 
 def replica_ladder(most: int) -> list[int]:
