@@ -90,7 +90,7 @@ def test_every_budget_row_adds_up_as_printed():
     third = estimate("tp2", {"memory": 1e-2 / 3, "all-reduce": 1e-2 / 3, "overhead": 1e-2 / 3})
     blocks = budget_table(plan_of(third), shown_rows([third, PP2, TP1], N))
     grid = next(block for block in blocks if isinstance(block, Grid))
-    assert grid.columns[:2] == ("layout", ">request")
+    assert grid.columns[:2] == ("layout", ">total")
     assert [one.removeprefix(">") for one in grid.columns[2:-1]] == [
         "compute", "memory", "all-reduce", "hand-off", "bubble", "overhead"
     ]  # fmt: skip
@@ -337,7 +337,7 @@ def test_cost_is_told_in_the_users_money(capsys):
 
 FLIPS = [
     (Flip("concurrency", 3, "requests", "pp2"), "at 3 users or fewer at once (now 8)"),
-    (Flip("input tokens", 4096, "tokens", "pp2"), "tokens of a prompt above 4096 (now 100)"),
+    (Flip("input tokens", 4096, "tokens", "pp2"), "with prompts above 4096 tokens (now 100)"),
     (Flip("wire", "tcp", "kind", "pp2", wire="tcp"), "pp2 instead over TCP (Gloo) only"),
     (
         Flip("wires inside", "nvswitch", "kind", "tp2", times=2.4),
@@ -372,7 +372,7 @@ def test_a_rate_flips_in_requests_per_second(capsys):
     flip = Flip("rate", 12.5, "requests/s", "pp2")
     traffic = Traffic(100, 11, rate=4.0)
     text = words(printed(answer(plan_of(TP2, traffic=traffic, flips=[flip])), capsys))
-    assert "pp2 requests/s above 12.5 (now 4)" in text
+    assert "pp2 above 12.5 requests/s (now 4)" in text
 
 
 def test_estimate_page_shows_every_formula(capsys):

@@ -34,9 +34,10 @@ def _in_words(plan: PlanFile, ranking: Ranking, flip: Flip) -> tuple[str, str] |
             more = "or more" if float(flip.threshold) > now else "or fewer"
             return f"at {float(flip.threshold):.0f} users {more} at once (now {now})", flip.to
         case "rate":
-            return f"requests/s {_beyond(flip, plan.traffic.rate or 0.0)}", flip.to
+            return _beyond(flip, "requests/s", plan.traffic.rate or 0.0), flip.to
         case "input tokens":
-            return f"tokens of a prompt {_beyond(flip, plan.traffic.input_tokens)}", flip.to
+            words = _beyond(flip, "tokens", plan.traffic.input_tokens)
+            return f"with prompts {words}", flip.to
         case "wire":
             return f"over {wire_name(flip.wire or '')} only", _result(flip, chosen)
         case "wires inside":
@@ -45,11 +46,11 @@ def _in_words(plan: PlanFile, ranking: Ranking, flip: Flip) -> tuple[str, str] |
             return f"with {_typed(flip)} between hosts", _result(flip, chosen)
 
 
-def _beyond(flip: Flip, now: float) -> str:
+def _beyond(flip: Flip, unit: str, now: float) -> str:
     threshold = float(flip.threshold)
     side = "above" if threshold > now else "below"
     shown = f"{threshold:.0f}" if threshold >= 100 else f"{threshold:.3g}"
-    return f"{side} {shown} (now {now:g})"
+    return f"{side} {shown} {unit} (now {now:g})"
 
 
 def _typed(flip: Flip) -> str:

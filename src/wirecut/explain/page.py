@@ -38,12 +38,13 @@ class Paragraph:
 @dataclass(frozen=True, slots=True)
 class Grid:
     """A table: columns whose name starts with '>' are aligned right; `strong` rows stand out, the
-    last column wraps.
+    last column wraps, `gap` spaces part columns.
     """
 
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     strong: frozenset[int] = field(default_factory=frozenset[int])
+    gap: int = 2
 
 
 Block = Heading | Note | Paragraph | Grid
@@ -81,7 +82,7 @@ def _table(grid: Grid) -> Table:
     table = Table(
         box=None,
         pad_edge=False,
-        padding=(0, 2, 0, 0),
+        padding=(0, grid.gap, 0, 0),
         header_style="dim",
         show_header=any(name.removeprefix(">") for name in grid.columns),
     )

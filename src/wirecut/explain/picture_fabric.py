@@ -203,8 +203,10 @@ def _device(scene: Scene, number: int) -> Drawn:
         ("dp", layout.dp),
     )
     place = [f"{axis}{coord[axis]}" for axis, size in degrees if size > 1] or ["whole"]
+    if layout.ep > 1:
+        place.append(f"ep{(coord['dp'] * layout.tp + coord['tp']) % layout.ep}")
     box = el("rect", width=BOX, height=HIGH, rx=7, class_="box", style=_hue(scene, stage))
-    lines = [" ".join(place)] if len(place) < 3 else [" ".join(place[:2]), place[2]]
+    lines = [" ".join(place[i : i + 2]) for i in range(0, len(place), 2)]
     text = join(
         *(
             el(

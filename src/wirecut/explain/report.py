@@ -105,7 +105,8 @@ def _tiles(plan: PlanFile, ranking: Ranking) -> Html:
         el("div", el("span", name), el("b", value), el("small", sure), class_="tile")
         for name, value, sure in headline_rows(plan, ranking)
     ]
-    return el("div", *tiles, _memory(ranking.chosen.memory), class_="tiles")
+    memory = _memory(ranking.chosen.memory)
+    return el("div", *tiles, memory, class_="tiles", style=f"--tiles:{len(tiles)}")
 
 
 def _memory(memory: Memory) -> Html:

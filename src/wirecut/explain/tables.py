@@ -150,24 +150,26 @@ def budget_table(plan: PlanFile, rows: Sequence[Row]) -> list[Block]:
         counts = in_steps(one, step)
         shown = [_cell(counts[kind], digits) if kind in counts else "-" for kind in kinds]
         cells.append([row.estimate.layout, _cell(sum(counts.values()), digits), *shown])
-    columns = ["layout", ">request"]
+    columns = ["layout", ">total"]
     columns += [f">{kind_name(kind)}" for kind in kinds]
     widths = [
         max(len(columns[i].removeprefix(">")), *(len(row[i]) for row in cells))
         for i in range(len(columns))
     ]
-    room = min(LONGEST_BAR, WIDTH - INDENT - sum(widths) - GAP * len(widths))
-    title = f"Where the time of one request goes, in {name} (TTFT + {outputs - 1} x TPOT)"
+    taken, columns_parted = sum(widths) + INDENT, len(widths)
+    gap = GAP if WIDTH - taken - GAP * columns_parted >= SHORTEST_BAR else 1
+    room = min(LONGEST_BAR, WIDTH - taken - gap * columns_parted)
+    heading = Heading(
+        f"Where the time of one request goes, in {name} (TTFT + {outputs - 1} x TPOT)"
+    )
     if room < SHORTEST_BAR:
-        return [Heading(title), Grid((*columns, ""), [(*row, "") for row in cells], frozenset({0}))]
+        rows_alone = [(*row, "") for row in cells]
+        return [heading, Grid((*columns, ""), rows_alone, frozenset({0}), gap)]
     bars = [bar(one, longest, room) for one in parts]
     rows_with_bars = [(*row, drawn) for row, drawn in zip(cells, bars, strict=True)]
     legend = "  ".join(f"{FILLS[kind]} {kind_name(kind)}" for kind in kinds)
-    return [
-        Heading(title),
-        Grid((*columns, ""), rows_with_bars, frozenset({0})),
-        Paragraph(legend),
-    ]
+    grid = Grid((*columns, ""), rows_with_bars, frozenset({0}), gap)
+    return [heading, grid, Paragraph(legend)]
 
 
 def scale_of(longest_s: float) -> tuple[float, str, int]:
