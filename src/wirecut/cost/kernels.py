@@ -5,7 +5,7 @@
     elementwise_s(gpu, num_bytes=1_000_000)
 
 Attention is in `kernels_attention`, experts in `kernels_experts`, linear attention in
-`kernels_linear`; constants and their source in `kernels_rates`. Weights come from memory, never
+`kernels_linear`; constants and their source in `kernels_fitted`. Weights come from memory, never
 from a cache: a model's step passes through all of them. Seconds inside a CUDA graph.
 """
 
@@ -14,27 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from wirecut.cost.kernels_rates import GENERATIONS, Generation, Tiles
-from wirecut.errors import FabricError
-from wirecut.fabric.catalogue import find_device
-from wirecut.fabric.fabric import Device
+from wirecut.cost.kernels_gpu import Gpu, gpu_of
+from wirecut.cost.kernels_rates import Tiles
+
+__all__ = ["FORMATS", "Format", "Gpu", "elementwise_s", "format_on", "gpu_of", "matmul_s"]
 
 SOFTNESS = 4.0  # of the maximum of memory time and compute time: they overlap, but not wholly
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """What kernels' times depend on. `flops_per_s` are dense rates by dtype, from the datasheet;
-    `sms` the multiprocessors (compute units, Xe cores) that tiles are dealt to; `free` says that
-    its tensor rate is cut below the silicon's, so that power does not bound it.
-    """
-
-    name: str
-    bytes_per_s: float
-    flops_per_s: Mapping[str, float]
-    sms: int
-    generation: Generation
-    free: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,65 +60,6 @@ _LIKE = {
     "mxfp4_wo": "int4",
 }
 
-_ARCHITECTURES = {
-    "Pascal": "turing",
-    "Volta": "turing",
-    "Turing": "turing",
-    "Ampere": "ampere",
-    "Ada Lovelace": "ada",
-    "Hopper": "hopper",
-    "Blackwell": "blackwell",
-    "Blackwell Ultra": "blackwell-ultra",
-    "CDNA 2": "cdna",
-    "CDNA 3": "cdna",
-    "CDNA 4": "cdna",
-    "RDNA 3": "ada",
-    "RDNA 4": "ada",
-    "Xe2": "xe2",
-    "Xe HPG": "xe2",
-    "Xe HPC": "xe2",
-    "Gaudi": "hopper",
-}
-# Boost clock and fp32 operations a clock of one multiprocessor: how many there are follows from the
-# fp32 rate (datasheets).
-_CLOCKS = {
-    "turing": (1.6e9, 128),
-    "ampere": (1.41e9, 128),
-    "ampere-workstation": (1.74e9, 256),
-    "ada": (2.52e9, 256),
-    "hopper": (1.98e9, 256),
-    "blackwell": (1.98e9, 256),
-    "blackwell-ultra": (1.98e9, 256),
-    "blackwell-workstation": (2.5e9, 256),
-    "cdna": (2.1e9, 256),
-    "xe2": (2.4e9, 256),
-    "other": (2.0e9, 256),
-}
-
-
-def gpu_of(device: Device) -> Gpu:
-    """What kernels' times depend on, of a device of the catalogue or given by hand."""
-    try:
-        architecture = find_device(device.name).architecture
-    except FabricError:
-        architecture = ""
-    rates = device.flops_per_s
-    bf16 = rates.get("bf16", rates.get("fp16", 0.0))
-    ratio = bf16 / rates["fp32"] if rates.get("fp32") else 4.0
-    name = _ARCHITECTURES.get(architecture, "other")
-    if name in ("ampere", "blackwell") and ratio < 10:
-        name += "-workstation"
-    clock, operations = _CLOCKS[name]
-    full = {"ampere": 10, "hopper": 10, "blackwell": 10, "blackwell-ultra": 10}.get(name, 3)
-    return Gpu(
-        name=device.name,
-        bytes_per_s=device.bytes_per_s,
-        flops_per_s=dict(rates),
-        sms=max(1, round(rates.get("fp32", bf16 / 4) / clock / operations)),
-        generation=GENERATIONS[name],
-        free=ratio < full,
-    )
-
 
 def format_on(gpu: Gpu, format: str) -> str:
     """The format that the GPU runs for this one: itself, or weights only where its tensor cores
@@ -166,13 +92,14 @@ def matmul_s(gpu: Gpu, rows: int, n: int, k: int, format: str) -> float:
     name = format_on(gpu, format)
     stored, tiles = FORMATS[name], tiles_of(gpu, name, gpu.generation.products)
     moved = n * k * stored.weight_bytes + rows * (k * stored.input_bytes + 2 * n)
-    work = 2 * k * gpu.sms * tile_work(rows, n, 1, gpu.sms, tiles.edge)
+    work = 2 * k * gpu.sms * tile_work(((1, rows),), n, gpu.sms, tiles.edge)
     return tiles.start_s + tiles.step_s * k + busy_s(gpu, name, tiles, moved, work)
 
 
 def busy_s(gpu: Gpu, format: str, tiles: Tiles, moved: float, work: float) -> float:
     """The longer of moving `moved` bytes and of `work` operations (each multiprocessor as many)."""
-    peak = gpu.flops_per_s.get(FORMATS[format].rate) or gpu.flops_per_s["fp16"]
+    dtype = FORMATS[format].rate
+    peak = gpu.dense_flops_per_s if dtype == "bf16" else gpu.flops_per_s[dtype]
     return soft_maximum(moved / (gpu.bytes_per_s * tiles.memory), work / (peak * tiles.share))
 
 
@@ -186,19 +113,21 @@ _TILES = ((16, 64), (16, 128), (64, 64), (64, 128), (64, 256), (128, 128), (128,
 
 
 @lru_cache(maxsize=65536)
-def tile_work(rows: float, n: int, groups: float, sms: int, edge: float) -> float:
-    """Multiply-adds per element of k that the busiest multiprocessor does for `groups` products of
-    (rows x n): the best of the usual tile shapes, whole waves of them, (a + b) x edge for loading.
+def tile_work(groups: tuple[tuple[float, float], ...], n: int, sms: int, edge: float) -> float:
+    """Multiply-adds per element of k that the busiest multiprocessor does, for `groups` of (how
+    many products, rows of each), all n columns wide.
+
+    The best of the usual tile shapes, whole waves of them; a tile of a x b costs (a + b) x edge for
+    loading.
     """
     best = math.inf
     for a, b in _TILES:
-        tiles = groups * math.ceil(rows / a) * math.ceil(n / b)
+        tiles = sum(count * math.ceil(rows / a) for count, rows in groups) * math.ceil(n / b)
         best = min(best, math.ceil(tiles / sms) * (a * b + (a + b) * edge))
     return best
 
 
 def elementwise_s(gpu: Gpu, num_bytes: float) -> float:
     """Seconds of a kernel that only reads and writes: norms, rotary, activations, quantising."""
-    generation = gpu.generation
-    rate = gpu.bytes_per_s * generation.elementwise_memory
-    return generation.elementwise_start_s + num_bytes / rate
+    elementwise = gpu.generation.elementwise
+    return elementwise.start_s + num_bytes / (gpu.bytes_per_s * elementwise.memory)

@@ -11,8 +11,9 @@ import math
 from wirecut.cost.kernels import Gpu, soft_maximum
 
 KV_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp32": 4.0}
-QUERY_TILE = 128  # queries of one head that a prefill kernel takes at a time
-GROUP_TILE = 64  # query heads over one KV head that a decode kernel takes at a time
+QUERY_TILE = 128  # rows (queries x the heads that share a KV head) that a kernel takes at a time
+USUAL_DIM = 128  # head_dim of the keys that a tile's edge is counted in
+GROUP_TILE = 16  # query heads over one KV head that a decode kernel takes at least
 LATENT, ROTARY = 512, 64  # MLA's cached values: compressed keys and values, rotary part
 
 
@@ -28,22 +29,20 @@ def decode_attention_s(
 ) -> float:
     """Seconds of one new token of each of `sequences` that looks at `context` keys (mean)."""
     keys = min(context, window) if window else context
-    moved = 2 * sequences * keys * kv_heads * head_dim * KV_BYTES[kv_dtype]
-    group = max(1, heads // max(1, kv_heads))
-    padded = math.ceil(group / GROUP_TILE) * GROUP_TILE * kv_heads
-    flops = 4 * sequences * keys * padded * head_dim
-    return _decode_s(gpu, moved, flops)
+    group = math.ceil(max(1, heads / max(1, kv_heads)) / GROUP_TILE) * GROUP_TILE
+    width = kv_heads * head_dim
+    return _decode_s(gpu, sequences, keys, 2 * width * KV_BYTES[kv_dtype], 4 * width * group)
 
 
-def _decode_s(gpu: Gpu, moved: float, flops: float) -> float:
+def _decode_s(gpu: Gpu, sequences: int, keys: float, key_bytes: float, key_flops: float) -> float:
+    """From bytes and operations a key. Exponentials and loads bound it, not the tensor cores: its
+    compute goes by the fp32 rate.
+    """
     attention = gpu.generation.attention
-    memory_s = moved / (gpu.bytes_per_s * attention.decode_memory)
-    compute_s = flops / (_bf16(gpu) * attention.decode_share)
-    return attention.decode_start_s + soft_maximum(memory_s, compute_s)
-
-
-def _bf16(gpu: Gpu) -> float:
-    return gpu.flops_per_s.get("bf16") or gpu.flops_per_s["fp16"]
+    memory_s = keys * key_bytes / (gpu.bytes_per_s * attention.decode_memory)
+    compute_s = (keys + attention.decode_edge) * key_flops / gpu.vector_flops_per_s
+    compute_s /= attention.decode_vector
+    return attention.decode_start_s + sequences * soft_maximum(memory_s, compute_s)
 
 
 def prefill_attention_s(
@@ -59,41 +58,63 @@ def prefill_attention_s(
     window: int | None = None,
 ) -> float:
     """Seconds of `query_tokens` new tokens of each of `sequences`, causal, after `keys_before`."""
-    pairs = _pairs(query_tokens, keys_before, window)
-    return _prefill_s(gpu, query_tokens, pairs, sequences * heads, head_dim, head_dim, dtype)
-
-
-def _pairs(queries: int, before: int, window: int | None) -> float:
-    """(query, key) pairs of one sequence and head that a causal mask leaves."""
-    if not window or queries + before <= window:
-        return queries * before + queries * (queries + 1) / 2
-    full = max(0, min(queries, window - before))
-    return full * before + full * (full + 1) / 2 + (queries - full) * window
+    return _prefill_s(
+        gpu, query_tokens, keys_before, (heads, kv_heads), head_dim, sequences, dtype, window
+    )
 
 
 def _prefill_s(
-    gpu: Gpu, queries: int, pairs: float, heads: int, key_dim: int, value_dim: int, dtype: str
+    gpu: Gpu,
+    queries: int,
+    before: int,
+    heads: tuple[int, int],
+    head_dim: float,
+    sequences: int,
+    dtype: str,
+    window: int | None = None,
+    share: float = 0.0,
 ) -> float:
+    """By tiles of QUERY_TILE rows: the work of all over the multiprocessors, or the longest.
+
+    A row of a tile visits its keys, its own tile's worth of masked ones and the tile's `edge`;
+    a key costs the products over `head_dim` and a softmax worth `softmax` more of it.
+    """
     attention = gpu.generation.attention
-    tiles = math.ceil(queries / QUERY_TILE)
-    # A tile computes its last block of keys whole, and has a start and an end.
-    worked = pairs * tiles * QUERY_TILE / queries + tiles * QUERY_TILE * attention.prefill_edge
-    idle = max(1.0, gpu.sms / (tiles * heads))
-    flops = 2 * worked * heads * (key_dim + value_dim) * idle
-    rate = _bf16(gpu) * attention.prefill_share
+    of, shared = heads
+    group = of / max(1, shared)
+    tile = max(1.0, QUERY_TILE / group) if queries < QUERY_TILE else QUERY_TILE
+    tiles = math.ceil(queries / tile)
+    rows = of * tiles * tile * sequences
+    most = before + queries
+    mean = before + (tiles + 1) / 2 * min(tile, queries)
+    if window:
+        most, mean = min(most, window + tile), min(mean, window + tile)
+    share = share or attention.prefill_share
+    rate = gpu.dense_flops_per_s * (gpu.generation.free_share if gpu.free else share)
+    width = head_dim
     if dtype == "fp8" and "fp8" in gpu.flops_per_s:
-        rate *= attention.fp8_gain
-    return attention.prefill_start_s + flops / rate
+        width /= attention.fp8_gain
+    key, edge = width + attention.prefill_softmax, attention.prefill_edge * USUAL_DIM
+    total = rows * (mean * key + edge)
+    longest = QUERY_TILE * (most * key + edge) * gpu.sms
+    compute_s = 4 * max(total, longest) / rate
+    values = queries * of + min(queries + before, most) * shared  # rows of q and o, of k and v
+    memory_s = 4 * sequences * values * head_dim / (gpu.bytes_per_s * attention.decode_memory)
+    return attention.prefill_start_s + soft_maximum(memory_s, compute_s)
 
 
 def latent_decode_s(
     gpu: Gpu, sequences: int, context: float, heads: int, kv_dtype: str = "bf16"
 ) -> float:
     """Seconds of decode attention over MLA's compressed cache, all heads over one cached vector."""
-    moved = sequences * context * (LATENT + ROTARY) * KV_BYTES[kv_dtype]
-    padded = math.ceil(heads / GROUP_TILE) * GROUP_TILE
-    flops = 2 * sequences * context * padded * (2 * LATENT + ROTARY)
-    return _decode_s(gpu, moved, flops)
+    attention = gpu.generation.attention
+    keys = sequences * context
+    moved = keys * (LATENT + ROTARY) * KV_BYTES[kv_dtype]
+    flops = 2 * keys * math.ceil(heads / GROUP_TILE) * GROUP_TILE * (2 * LATENT + ROTARY)
+    memory_s = moved / (gpu.bytes_per_s * attention.decode_memory)
+    return attention.latent_start_s + soft_maximum(
+        memory_s, flops / (gpu.dense_flops_per_s * attention.latent_share)
+    )
 
 
 def latent_prefill_s(
@@ -105,6 +126,15 @@ def latent_prefill_s(
     sequences: int = 1,
     dtype: str = "bf16",
 ) -> float:
-    """Seconds of MLA's prefill attention: keys of 192 and values of 128 a head, projected before."""
-    pairs = _pairs(query_tokens, keys_before, None)
-    return _prefill_s(gpu, query_tokens, pairs, sequences * heads, 192, 128, dtype)
+    """Seconds of MLA's prefill attention once keys (192 a head) and values (128) are projected."""
+    mean_dim = (192 + 128) / 2
+    return _prefill_s(
+        gpu,
+        query_tokens,
+        keys_before,
+        (heads, heads),
+        mean_dim,
+        sequences,
+        dtype,
+        share=gpu.generation.attention.latent_prefill_share,
+    )

@@ -1,17 +1,17 @@
-"""How long linear attention (gated delta net) and state space (Mamba 2) layers take on a GPU.
+"""How long linear attention (gated delta net, Mamba 2) and a sparse attention's indexer take.
 
     linear_attention_s(gpu, tokens=64, sequences=64, key_heads=16, value_heads=32, key_dim=128,
                        value_dim=128)
+    indexer_s(gpu, query_tokens=1, keys=65536, sequences=8)
 
-A sequence's state is read and written once a step; a prefill also multiplies it in chunks.
+A sequence's state is read and written once a step; a prefill multiplies it in chunks, one after the
+other. Constants are in `kernels_rates`.
 """
 
-from wirecut.cost.kernels import Gpu, soft_maximum
+from wirecut.cost.kernels import Gpu, elementwise_s, soft_maximum
 
 CHUNK = 64  # tokens that one pass over the state takes
 STATE_BYTES = 4.0  # fp32
-SHARE = 0.2  # of the 16-bit rate: small products in chains (assumed)
-CONVOLUTION = 4  # taps
 
 
 def linear_attention_s(
@@ -24,15 +24,56 @@ def linear_attention_s(
     key_dim: int,
     value_dim: int,
 ) -> float:
-    """Seconds of a gated delta net's convolution and recurrence, `tokens` new ones of `sequences`
-    together (projections are products). Mamba 2 is `key_heads` groups of `key_dim` state.
+    """Seconds of convolution and recurrence of one layer for `tokens`, those of all `sequences`.
+
+    Projections are products of their own. Mamba 2 is `key_heads` groups of `key_dim` states and
+    `value_heads` heads of `value_dim`.
     """
     width = 2 * key_heads * key_dim + value_heads * value_dim
+    heads = (key_heads, value_heads, key_dim, value_dim)
+    return convolution_s(gpu, tokens, width) + recurrence_s(gpu, tokens, sequences, heads)
+
+
+def convolution_s(gpu: Gpu, tokens: int, width: int) -> float:
+    """Seconds of a short causal convolution over `width` channels in 16 bits: read and written."""
+    return elementwise_s(gpu, 4.0 * tokens * width)
+
+
+def recurrence_s(gpu: Gpu, tokens: int, sequences: int, heads: tuple[int, int, int, int]) -> float:
+    """Seconds of the state's update: (key heads, value heads, key dim, value dim) a layer.
+
+    A head of a sequence runs on one multiprocessor from its first chunk to its last.
+    """
+    key_heads, value_heads, key_dim, value_dim = heads
     state = sequences * value_heads * key_dim * value_dim * STATE_BYTES
-    moved = 2 * state + tokens * 2 * (3 * width + 2 * value_heads * value_dim)
-    inside = min(CHUNK, tokens / max(1, sequences))
-    flops = 2 * tokens * value_heads * (2 * key_dim * value_dim + inside * (key_dim + value_dim))
-    generation = gpu.generation
-    memory_s = moved / (gpu.bytes_per_s * generation.elementwise_memory)
-    rate = gpu.flops_per_s.get("bf16") or gpu.flops_per_s["fp16"]
-    return 2 * generation.elementwise_start_s + soft_maximum(memory_s, flops / (rate * SHARE))
+    moved = 2 * state + 4 * tokens * (key_heads * key_dim + value_heads * value_dim)
+    inside = min(CHUNK, tokens / sequences)
+    a_token = 2 * (2 * key_dim * value_dim + inside * (key_dim + value_dim))
+    work = a_token * tokens * max(value_heads, gpu.sms / sequences)
+    linear = gpu.generation.linear
+    rate = gpu.dense_flops_per_s * linear.share
+    memory_s = moved / (gpu.bytes_per_s * linear.memory)
+    start_s = linear.start_s if tokens <= sequences else linear.chunk_start_s
+    return start_s + soft_maximum(memory_s, work / rate)
+
+
+def indexer_s(
+    gpu: Gpu,
+    query_tokens: int,
+    keys: float,
+    *,
+    sequences: int = 1,
+    index_heads: int = 64,
+    index_dim: int = 128,
+) -> float:
+    """Seconds to score and pick keys for sparse attention (DeepSeek-V3.2, GLM-5): fp8 index keys,
+    `query_tokens` of each of `sequences` that look at `keys` (mean); picking reads fp32 scores.
+    """
+    attention = gpu.generation.attention
+    scores = sequences * query_tokens * keys
+    moved = sequences * keys * index_dim + 8 * scores
+    rate = gpu.flops_per_s.get("fp8", gpu.dense_flops_per_s) * attention.prefill_share
+    memory_s = moved / (gpu.bytes_per_s * attention.decode_memory)
+    return 2 * attention.decode_start_s + soft_maximum(
+        memory_s, 2 * scores * index_heads * index_dim / rate
+    )
