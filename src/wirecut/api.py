@@ -6,6 +6,7 @@
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -19,21 +20,21 @@ from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.find import find_fabric
 from wirecut.layout.layout import Layout, parse_layout
 from wirecut.layout.plan import Limits, PlanFile
-from wirecut.planner.plan import Ranking, outcome_of
-from wirecut.planner.plan import plan as rank
+from wirecut.planner.plan import Ranking, outcome_of, plan_over
 from wirecut.planner.plan_file import ranking_of, to_plan_file
-from wirecut.planner.prices import device_prices
+from wirecut.planner.prices import EVERY, Prices, device_prices
 from wirecut.spec.find import find_model
 from wirecut.spec.model import ModelSpec
 from wirecut.spec.traffic import Traffic
 from wirecut.units import DTYPE_BYTES
 
 Model = str | PathLike[str] | ModelSpec
+AFabric = Fabric | str | PathLike[str] | None
 
 
 def estimate(
     model: Model,
-    fabric: Fabric | str | PathLike[str] | None = None,
+    fabric: AFabric = None,
     *,
     layout: Layout | str,
     traffic: Traffic | None = None,
@@ -54,41 +55,75 @@ def estimate(
 
 def plan(
     model: Model,
-    fabric: Fabric | str | PathLike[str] | None = None,
+    fabric: AFabric | Sequence[AFabric] = None,
     *,
     goal: str = "throughput",
     traffic: Traffic | None = None,
     engine: str = "wirecut",
     dtype: str | None = None,
     device: str | None = None,
+    prices: Prices | float | None = None,
 ) -> Ranking:
-    """Rank every layout of a model on a fabric. Raises NothingFits when none works, WirecutError
-    for bad input.
+    """Rank every layout of a model on a fabric; of several fabrics, on the one that serves the goal
+    best, with the best of the others in `elsewhere`.
+
+    `prices` are per device and hour, by name of device or one for all; the goal "cost" needs them.
+    Raises NothingFits when no layout works, WirecutError for bad input.
     """
-    pricing = pricing_of(model, fabric, engine=engine, dtype=dtype, device=device)
-    return rank(pricing, traffic or Traffic(), goal=goal)
+    pricings = _pricings(model, fabric, engine=engine, dtype=dtype, device=device)
+    return plan_over(pricings, traffic or Traffic(), goal=goal, prices=_prices(prices))[1]
 
 
 def plan_file_of(
     model: str | PathLike[str],
-    fabric: Fabric | str | PathLike[str] | None = None,
+    fabric: AFabric | Sequence[AFabric] = None,
     *,
     goal: str = "throughput",
     traffic: Traffic | None = None,
     engine: str = "wirecut",
     dtype: str | None = None,
     device: str | None = None,
+    prices: Prices | float | None = None,
 ) -> PlanFile:
     """The same decision as a file for every later command; the model's folder is written as
     absolute path.
     """
-    pricing = pricing_of(model, fabric, engine=engine, dtype=dtype, device=device)
+    pricings = _pricings(model, fabric, engine=engine, dtype=dtype, device=device)
     asked = traffic or Traffic()
     if asked.rate == math.inf:
         raise UsageError("a plan file holds a finite rate; rate=inf is for `wirecut.estimate`")
     folder = Path(model).expanduser()
     name = str(folder.resolve()) if folder.is_dir() else str(model)
-    return to_plan_file(rank(pricing, asked, goal=goal), pricing, traffic=asked, model=name)
+    pricing, ranking = plan_over(pricings, asked, goal=goal, prices=_prices(prices))
+    return to_plan_file(ranking, pricing, traffic=asked, model=name)
+
+
+def _pricings(
+    model: Model,
+    fabric: AFabric | Sequence[AFabric],
+    *,
+    engine: str,
+    dtype: str | None,
+    device: str | None,
+) -> list[Pricing]:
+    """One a fabric; the model is read once."""
+    fabrics: list[AFabric]
+    if fabric is None or isinstance(fabric, str | PathLike | Fabric):
+        fabrics = [fabric]
+    else:
+        fabrics = list(fabric)
+    if not fabrics:
+        raise UsageError("the list of fabrics is empty: give one, or None for this machine")
+    first = pricing_of(model, fabrics[0], engine=engine, dtype=dtype, device=device)
+    others = (
+        pricing_of(first.spec, one, engine=engine, dtype=dtype, device=device)
+        for one in fabrics[1:]
+    )
+    return [first, *others]
+
+
+def _prices(prices: Prices | float | None) -> Prices | None:
+    return {EVERY: float(prices)} if isinstance(prices, int | float) else prices
 
 
 def report(plan_file: PlanFile) -> str:
@@ -128,7 +163,7 @@ def _pricing_again(plan_file: PlanFile) -> Pricing:
 
 def pricing_of(
     model: Model,
-    fabric: Fabric | str | PathLike[str] | None,
+    fabric: AFabric,
     *,
     engine: str = "wirecut",
     dtype: str | None = None,

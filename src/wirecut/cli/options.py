@@ -28,6 +28,8 @@ class Engine(StrEnum):
     vllm = "vllm"
     sglang = "sglang"
     trtllm = "trtllm"
+    lmdeploy = "lmdeploy"
+    llama_cpp = "llama.cpp"
 
 
 class Dtype(StrEnum):
@@ -51,6 +53,23 @@ FabricOpt = Annotated[
         metavar="FABRIC",
         help="A fabric.json, a saved `nvidia-smi topo -m` (- is standard input), or typed: "
         "2x8xL40S:pcie4:100gbe. Default: this machine, as last probed.",
+    ),
+]
+FabricsOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fabric",
+        metavar="FABRIC",
+        help="A fabric.json, a saved `nvidia-smi topo -m` (- is standard input), or typed: "
+        "2x8xL40S:pcie4:100gbe. Repeated: which of them. Default: this machine, as last probed.",
+    ),
+]
+PriceOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--price",
+        metavar="[DEVICE=]PRICE",
+        help="Of a device and hour, for --goal cost: H100-SXM=2.5, repeated, or one for all.",
     ),
 ]
 DeviceOpt = Annotated[

@@ -6,7 +6,7 @@ from wirecut.cli.options import (
     DtypeOpt,
     Engine,
     EngineOpt,
-    FabricOpt,
+    FabricsOpt,
     Goal,
     GoalOpt,
     HtmlOpt,
@@ -15,6 +15,7 @@ from wirecut.cli.options import (
     ModelArg,
     OutOpt,
     OutputOpt,
+    PriceOpt,
     RateOpt,
     TpotOpt,
     TtftOpt,
@@ -26,7 +27,7 @@ from wirecut.spec.traffic import Traffic
 
 def plan(
     model: ModelArg,
-    fabric: FabricOpt = None,
+    fabric: FabricsOpt = None,
     device: DeviceOpt = None,
     goal: GoalOpt = Goal.throughput,
     input_tokens: InputOpt = 512,
@@ -35,6 +36,7 @@ def plan(
     rate: RateOpt = None,
     ttft_ms: TtftOpt = None,
     tpot_ms: TpotOpt = None,
+    price: PriceOpt = None,
     engine: EngineOpt = Engine.wirecut,
     dtype: DtypeOpt = None,
     out: OutOpt = None,
@@ -44,6 +46,7 @@ def plan(
     """Choose the cut of MODEL for this load, and say why."""
     from wirecut.api import plan_file_of, report
     from wirecut.layout.plan import save_plan
+    from wirecut.planner.prices import read_prices
 
     traffic = Traffic(
         input_tokens=input_tokens,
@@ -57,7 +60,14 @@ def plan(
         if file is not None:
             check_out(file)
     plan_file = plan_file_of(
-        model, fabric, goal=goal, traffic=traffic, engine=engine, dtype=dtype, device=device
+        model,
+        fabric,
+        goal=goal,
+        traffic=traffic,
+        engine=engine,
+        dtype=dtype,
+        device=device,
+        prices=read_prices(price or []),
     )
     if out is not None:
         save_plan(plan_file, out)
