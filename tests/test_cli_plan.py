@@ -56,7 +56,7 @@ def test_plan_json_is_the_contract(home: Path):
         "stages",
     } <= set(chosen)
     memory = ["weights_bytes", "kv_bytes", "activation_bytes", "capacity_bytes", "kv_tokens"]
-    assert set(chosen["memory"]) == set(memory)
+    assert {*memory, "buffer_bytes", "rank", "wasted_bytes"} == set(chosen["memory"])
     term = {"name", "phase", "seconds", "because", "source", "wire_bytes"}
     assert all(term <= set(one) for one in chosen["terms"])
     assert chosen == found["ranking"][0]
@@ -73,6 +73,47 @@ def test_plan_out_and_explain_say_the_same(home: Path):
     assert done.stdout.startswith(again.stdout.rstrip("\n"))
     assert load_plan(home / "plan.json").goal == "latency"
     assert "does not divide" in run("explain", "plan.json", "--why-not", "tp3").stdout
+
+
+def test_the_page_is_the_same_from_plan_and_from_explain(home: Path):
+    options = ["--fabric", "fabric.json", "--concurrency", "8", "--out", "plan.json"]
+    done = run("plan", "tiny", *options, "--html", "report.html")
+    assert done.exit_code == 0, done.output
+    assert "Written to report.html" in done.stdout
+    page = (home / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "you are here" in page
+    again = run("explain", "plan.json", "--html", "again.html")
+    assert (again.exit_code, (home / "again.html").read_text()) == (0, page)
+
+
+def test_a_page_without_its_model_says_why_it_has_no_map(home: Path):
+    run("plan", "tiny", "--fabric", "fabric.json", "--out", "plan.json")
+    (home / "tiny" / "config.json").unlink()
+    done = run("explain", "plan.json", "--html", "report.html")
+    assert done.exit_code == 0, done.output
+    page = (home / "report.html").read_text()
+    assert "Not drawn: " in page
+    assert "you are here" not in page
+
+
+def test_why_not_prices_a_layout_that_the_plan_lost(home: Path):
+    run("plan", "tiny", "--fabric", "fabric.json", "--out", "plan.json")
+    held = json.loads((home / "plan.json").read_text())
+    lost = held["ranking"].pop()["layout"]
+    (home / "plan.json").write_text(json.dumps(held))
+    done = run("explain", "plan.json", "--why-not", lost)
+    assert done.exit_code == 0, done.output
+    assert "It works: " in done.stdout
+    assert "Where the time of one request goes" in done.stdout
+
+
+def test_cost_over_fabrics(home: Path):
+    options = ["--fabric", "fabric.json", "--fabric", "2xL40S", "--goal", "cost", "--price", "2.5"]
+    done = run("plan", "tiny", *options)
+    assert done.exit_code == 0, done.output
+    assert "per 1M tokens" in done.stdout
+    assert "On the other fabrics, at best" in done.stdout
 
 
 def test_estimate_json(home: Path):
@@ -128,7 +169,8 @@ BAD_NUMBERS = [
 BAD_WORDS = [
     ("--goal", "cost"),
     ("--goal", "beauty"),
-    ("--engine", "vllm"),
+    ("--html", "no/such/folder/report.html"),
+    ("--html", "."),
     ("--engine", "none"),
     ("--dtype", "int3"),
     ("--fabric", "8xL40X"),
@@ -211,7 +253,7 @@ def test_ctrl_c_exits_130(home: Path, monkeypatch: pytest.MonkeyPatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("wirecut.api.rank", interrupted)
+    monkeypatch.setattr("wirecut.api.plan_over", interrupted)
     assert run("plan", "tiny", "--fabric", "fabric.json").exit_code == 130
 
 
