@@ -5,20 +5,28 @@ import math
 import pytest
 
 from specs import LLAMA_8B, spec_of
-from wirecut.layout.rules import allowed_tp
+from wirecut.layout.layout import Layout
+from wirecut.layout.rules import ANY_ENGINE, EngineRules, allowed_tp, why_not
 from wirecut.layout.shards import (
     WHOLE,
     Slice,
     even_cut,
+    head_share,
+    held_bytes,
+    held_elements,
+    held_units,
     kv_elements_per_token,
     kv_heads,
     padded_vocab,
     query_heads,
+    rank_bytes,
     shard_elements,
     stage_tensors,
+    state_elements_per_sequence,
     tensor_slice,
 )
 from wirecut.layout.stages import cut_stages
+from wirecut.spec.bundled import find_bundled
 
 SPECS = {
     "demo": spec_of(),
@@ -143,3 +151,152 @@ def test_llama_8b_on_two_ranks_by_hand():
     assert kv_elements_per_token(spec, (0, 32), tp=2, tp_rank=1) == 32768
     assert kv_elements_per_token(spec, (0, 32), tp=16, tp_rank=15) == 32 * 2 * 128
     assert kv_elements_per_token(spec, (30, 32), tp=1, tp_rank=0) == 4096
+
+
+KINDS = {  # every kind of mixer and feed-forward
+    "gqa and experts": "Qwen/Qwen3-30B-A3B",
+    "latent": "deepseek-ai/DeepSeek-V3",
+    "sparse latent": "zai-org/GLM-5.3",
+    "compressed": "deepseek-ai/DeepSeek-V4-Flash",
+    "linear": "Qwen/Qwen3.5-27B",
+    "kda": "moonshotai/Kimi-K3",
+    "mamba": "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8",
+    "sinks": "openai/gpt-oss-120b",
+    "biases": "facebook/opt-6.7b",
+}
+UNEVEN = EngineRules(uneven_tp=True)
+
+
+@pytest.mark.parametrize("name", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("rules", [ANY_ENGINE, UNEVEN], ids=["even", "uneven"])
+def test_every_kind_of_tensor_is_tiled(name, rules):
+    spec = find_bundled(name)
+    for tp in allowed_tp(spec, rules)[:24]:
+        for tensor in {t for layer in spec.kinds for t in spec.layer_tensors(layer)}:
+            if tensor.dim is None:
+                continue
+            held = [0] * tensor.shape[tensor.dim]
+            for rank in range(tp):
+                cut = tensor_slice(tensor, tp=tp, tp_rank=rank)
+                span = range(len(held)) if cut.dim is None else range(cut.start, cut.stop)
+                for i in span:
+                    held[i] += 1
+            copies = max(1, -(-tp // tensor.units))
+            assert min(held) >= 1, (tp, tensor)
+            assert max(held) <= copies, (tp, tensor)
+
+
+@pytest.mark.parametrize("name", KINDS.values(), ids=KINDS)
+def test_query_heads_meet_their_keys_when_cut_unevenly(name):
+    spec = find_bundled(name)
+    for layer in spec.kinds:
+        if layer.mixer is None:
+            continue
+        for tp in allowed_tp(spec, UNEVEN)[:12]:
+            shares = [head_share(layer, tp, rank) for rank in range(tp)]
+            assert sum(shares) == pytest.approx(1)
+            assert min(shares) > 0
+
+
+def test_whole_groups_are_dealt_by_hand():
+    spec = spec_of(LLAMA_8B)
+    named = {tensor.name: tensor for tensor in spec.layer_tensors(spec.layers[0])}
+    q, k = named["self_attn.q_proj.weight"], named["self_attn.k_proj.weight"]
+    # 8 key-value heads on 3 ranks: 2, 3 and 3, with 4 query heads each
+    assert [query_heads(32, 3, rank, 8) for rank in range(3)] == [(0, 8), (8, 20), (20, 32)]
+    assert tensor_slice(q, tp=3, tp_rank=1) == Slice(0, 8 * 128, 20 * 128)
+    assert tensor_slice(k, tp=3, tp_rank=1) == Slice(0, 2 * 128, 5 * 128)
+    kept = [kv_elements_per_token(spec, (0, 32), tp=3, tp_rank=rank) for rank in range(3)]
+    assert kept == [32 * 2 * heads * 128 for heads in (2, 3, 3)]
+
+
+def test_experts_are_dealt_and_what_is_left_cuts_inside():
+    spec = find_bundled("Qwen/Qwen3-30B-A3B")
+    up = next(t for t in spec.layer_tensors(spec.layers[0]) if t.part == "up")
+    one = 768 * 2048
+    assert up.elements == 128 * one
+    cases = {
+        Layout(tp=8): 128 * one // 8,
+        Layout(tp=8, ep=8): 16 * one,
+        Layout(tp=2, dp=4): 128 * one // 2,  # four replicas
+        Layout(tp=2, dp=4, ep=8): 16 * one,  # one set of experts
+        Layout(tp=2, dp=4, ep=2): 64 * one // 4,
+    }
+    for layout, elements in cases.items():
+        held = [
+            held_elements([up], layout, tp_rank=t, dp_rank=d)
+            for d in range(layout.dp)
+            for t in range(layout.tp)
+        ]
+        assert set(held) == {elements}, layout
+    cut = tensor_slice(up, tp=2, tp_rank=1, dp=4, dp_rank=3, ep=2)
+    assert cut == Slice(0, 576, 768, 64, 128)
+
+
+@pytest.mark.parametrize("name", KINDS.values(), ids=KINDS)
+def test_bytes_of_ranks_are_those_of_their_tensors(name):
+    spec = find_bundled(name)
+    layout, stages = Layout(tp=2, pp=2), cut_stages([1.0] * spec.num_layers, 2)
+    total = 0
+    for stage in range(2):
+        for rank in range(2):
+            own = list(stage_tensors(spec, stages, stage))
+            by_tensor = held_bytes(own, layout, dtype="bf16", tp_rank=rank)
+            got = rank_bytes(spec, stages, layout, stage=stage, tp_rank=rank, dtype="bf16")
+            assert got == pytest.approx(by_tensor)
+            total += got
+    whole = rank_bytes(spec, ((0, spec.num_layers),), Layout(), stage=0)
+    assert whole == pytest.approx(spec.weight_bytes())
+    assert whole < total < 1.5 * whole
+
+
+def test_what_is_kept_of_a_token_and_of_a_sequence():
+    latent = find_bundled("deepseek-ai/DeepSeek-V3")
+    for tp in (1, 8):  # one latent for all heads: every rank keeps it
+        assert kv_elements_per_token(latent, (0, 61), tp=tp, tp_rank=tp - 1) == 61 * 576
+    hybrid = find_bundled("Qwen/Qwen3.5-27B")
+    assert state_elements_per_sequence(hybrid, (0, 64), tp=1, tp_rank=0) == hybrid.state_elements
+    halves = [state_elements_per_sequence(hybrid, (0, 64), tp=2, tp_rank=r) for r in range(2)]
+    assert sum(halves) == hybrid.state_elements
+    mixer = hybrid.layers[0].mixer
+    assert held_units(mixer.state, 16, 0) * 16 == held_units(mixer.state, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "rules", "words"),
+    [
+        (
+            "Qwen/Qwen3-8B",
+            Layout(tp=3),
+            ANY_ENGINE,
+            "tp 3 does not divide 32 query and 8 key-value",
+        ),
+        ("Qwen/Qwen3-8B", Layout(tp=3), UNEVEN, None),
+        ("Qwen/Qwen3-8B", Layout(tp=12), UNEVEN, "sizes that work: 1, 2, 3, 4, 5, 6, 7, 8, 16, 32"),
+        ("Qwen/Qwen3-8B", Layout(tp=2, ep=2), ANY_ENGINE, "ep 2 needs experts"),
+        ("Qwen/Qwen3-30B-A3B", Layout(tp=4, ep=4), EngineRules(experts="none"), "does not deal"),
+        ("Qwen/Qwen3-30B-A3B", Layout(tp=4, ep=2), EngineRules(experts="all"), "to all ranks"),
+        ("Qwen/Qwen3-30B-A3B", Layout(tp=4, ep=2), ANY_ENGINE, None),
+        ("Qwen/Qwen3-30B-A3B", Layout(tp=4, dp=3, ep=3), ANY_ENGINE, "ep 3 does not divide 128"),
+        (
+            "Qwen/Qwen3-235B-A22B-FP8",
+            Layout(tp=8),
+            EngineRules(whole_blocks=True),
+            "192 each are no multiple of the 128",
+        ),
+        ("Qwen/Qwen3-235B-A22B-FP8", Layout(tp=4), EngineRules(whole_blocks=True), None),
+        ("Qwen/Qwen3-235B-A22B-FP8", Layout(tp=8), ANY_ENGINE, None),
+        ("deepseek-ai/DeepSeek-V3", Layout(tp=16), ANY_ENGINE, None),
+        ("deepseek-ai/DeepSeek-V3", Layout(tp=12), ANY_ENGINE, "does not divide 128 heads"),
+        ("deepseek-ai/DeepSeek-V4-Flash", Layout(tp=16), ANY_ENGINE, "64 query and 8 key-value"),
+        ("meta-llama/Meta-Llama-3-8B", Layout(pp=16), ANY_ENGINE, None),
+        ("meta-llama/Llama-3.2-1B", Layout(pp=16, tp=2), ANY_ENGINE, "needs 32 devices"),
+        ("Qwen/Qwen3-0.6B", Layout(pp=16, dp=1, tp=1), ANY_ENGINE, None),
+    ],
+)
+def test_why_not(name, layout, rules, words):
+    reason = why_not(find_bundled(name), layout, 16, rules)
+    if words is None:
+        assert reason is None
+    else:
+        assert words in reason

@@ -3,10 +3,13 @@
 why_not(spec, parse_layout("tp3"), 8, EngineRules(uneven_tp=True))      # None, or a reason
 """
 
+import re
 from dataclasses import dataclass
+from typing import Literal
 
 from wirecut.layout.layout import Layout
 from wirecut.layout.shards import expert_tp
+from wirecut.spec.attention import CompressedAttention
 from wirecut.spec.feedforward import Mlp, Moe
 from wirecut.spec.model import AnyMixer, Layer, ModelSpec
 
@@ -14,11 +17,13 @@ from wirecut.spec.model import AnyMixer, Layer, ModelSpec
 @dataclass(frozen=True, slots=True)
 class EngineRules:
     """What a runtime can cut. `uneven_tp`: key-value heads need not divide by TP. `experts`: "none"
-    (no EP), "all" (EP is all of dp x tp, or 1), "any" (any divisor).
+    (no EP), "all" (EP is all of dp x tp, or 1), "any" (any divisor). `whole_blocks`: a rank's part
+    of an expert must hold whole blocks of a block-quantised weight.
     """
 
     uneven_tp: bool = False
-    experts: str = "any"
+    experts: Literal["none", "all", "any"] = "any"
+    whole_blocks: bool = False
 
 
 ANY_ENGINE = EngineRules()
@@ -42,6 +47,8 @@ def _fault(spec: ModelSpec, tp: int, rules: EngineRules) -> Layer | None:
 
 def _heads_allow(mixer: AnyMixer, tp: int, rules: EngineRules) -> bool:
     heads, groups = mixer.heads, mixer.groups or mixer.heads
+    if isinstance(mixer, CompressedAttention) and tp > groups:
+        return False  # an output group is summed over its heads within one rank
     if tp > groups:
         return tp % groups == 0 and heads % tp == 0
     return rules.uneven_tp or groups % tp == 0
@@ -83,9 +90,8 @@ def _what_it_cuts(layer: Layer, tp: int, rules: EngineRules) -> str:
 
 
 def _why_not_experts(spec: ModelSpec, layout: Layout, rules: EngineRules) -> str | None:
-    sparse = [layer.mlp for layer in spec.kinds if isinstance(layer.mlp, Moe)]
     if layout.ep > 1:
-        if not sparse:
+        if not any(isinstance(layer.mlp, Moe) for layer in spec.kinds):
             return f"ep {layout.ep} needs experts; {spec.name} is a dense model"
         if rules.experts == "none":
             return f"ep {layout.ep}: this engine does not deal experts to ranks"
@@ -95,14 +101,34 @@ def _why_not_experts(spec: ModelSpec, layout: Layout, rules: EngineRules) -> str
                 f"here dp x tp = {layout.dp * layout.tp}, or to none"
             )
     inside = expert_tp(layout)
-    for moe in sparse:
-        if moe.experts % layout.ep:
-            return f"ep {layout.ep} does not divide {moe.experts} experts"
-        if moe.intermediate % inside and not rules.uneven_tp:
-            return (
-                f"{inside} ranks share an expert, which does not divide its "
-                f"{moe.intermediate} columns"
-            )
-        if moe.intermediate < inside:
-            return f"{inside} ranks share an expert of {moe.intermediate} columns"
+    for layer in spec.kinds:
+        if isinstance(layer.mlp, Moe) and (
+            reason := _why_not_inside(layer.mlp, layout, inside, _block(layer, rules), rules)
+        ):
+            return reason
     return None
+
+
+def _why_not_inside(
+    moe: Moe, layout: Layout, inside: int, block: int, rules: EngineRules
+) -> str | None:
+    width = moe.intermediate
+    if moe.experts % layout.ep:
+        return f"ep {layout.ep} does not divide {moe.experts} experts"
+    if width < inside:
+        return f"{inside} ranks share an expert of {width} columns"
+    if width % inside and not rules.uneven_tp:
+        return f"{inside} ranks share an expert, which does not divide its {width} columns"
+    if width // inside % block:
+        return (
+            f"{inside} ranks share an expert of {width} columns: {width // inside} each are no "
+            f"multiple of the {block} that its weights are quantised by; try more ep"
+        )
+    return None
+
+
+def _block(layer: Layer, rules: EngineRules) -> int:
+    """Columns of an expert that have to stay together."""
+    formats = (format for name, format in layer.formats if ".experts." in name)
+    sizes = (re.search(r"-b([0-9]+)$", format) for format in formats)
+    return max((int(size[1]) for size in sizes if size and rules.whole_blocks), default=1)
