@@ -103,7 +103,7 @@ def test_no_such_model(name: str, says: str) -> None:
 
 
 CONFIG_DAMAGES: dict[str, tuple[dict[str, Any], str]] = {
-    "architecture": ({"model_type": "mamba"}, "'mamba'; wirecut knows llama"),
+    "architecture": ({"model_type": "mamba"}, "'mamba'; wirecut knows"),
     "layers": ({"num_hidden_layers": 5}, "model.layers.4."),
     "hidden": ({"hidden_size": 32}, "config.json makes it [320, 32]"),
     "heads": ({"num_attention_heads": 3}, "no multiple of num_key_value_heads"),
