@@ -42,12 +42,14 @@ def generate(
     """Run it once: stream the text, then predicted beside measured, and what crossed the wires."""
     from wirecut.bench.run import run_cut, traffic_of
     from wirecut.cli.source import choose_cut, find_source, limits_for
-    from wirecut.engine.engine import Prompt
+    from wirecut.engine.engine import Prompt, check_runnable
     from wirecut.engine.text import Stream, Text
 
     _check(max_tokens, temperature, seed)
     source = find_source(model, fabric=fabric, dtype=dtype)
-    text, spec = Text(source.folder), source.pricing.spec
+    spec = source.pricing.spec
+    check_runnable(spec)
+    text = Text(source.folder)
     asked = [
         Prompt(text.encode(each), max_tokens, temperature, seed, spec.stop_tokens)
         for each in prompt

@@ -16,6 +16,11 @@ class Text:
             raise MissingExtra("engine", "turning text into tokens")
         from tokenizers import Tokenizer
 
+        if not folder.is_dir():
+            raise ModelError(
+                f"the model's weights are not on this machine ({folder} is not there): download "
+                "them with `hf download`, or give a folder that holds them"
+            )
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise ModelError(
