@@ -1,5 +1,6 @@
 """The words: they come from the plan file alone, say what the terms hold, and add up."""
 
+import io
 import re
 from dataclasses import replace
 
@@ -434,3 +435,36 @@ def test_a_real_plan_is_answered_whole(capsys):
         assert sum(by_kind(row.estimate, 50).values()) == pytest.approx(
             whole_request(row.estimate, 50)
         )
+
+
+def test_a_table_wider_than_the_page_is_wrapped_and_loses_nothing(capsys):
+    cells = ("x" * 70, "y " * 60, "1.23 ms", "what " * 40)
+    text = printed([Grid(("wide", "words", ">time", "last"), [cells])], capsys)
+    lines = text.splitlines()
+    assert max(len(line) for line in lines) <= WIDTH
+    assert (text.count("x"), text.count("y")) == (70, 60)
+    assert text.count("what") == 40
+    assert "1.23" in text
+
+
+def test_a_terminal_gets_colour_and_its_own_width(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    blocks = [Heading("Head"), Grid(("a", ""), [("x", "word " * 40)], frozenset({0}))]
+    text = printed(blocks, capsys)
+    assert "\x1b[1mHead\x1b[0m" in text
+    plain = re.sub(r"\x1b\[[\d;]*m", "", text)
+    assert max(len(line) for line in plain.splitlines()) <= 60
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in printed(blocks, capsys)
+
+
+def test_a_page_reaches_a_stream_that_knows_ascii_only(monkeypatch):
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    monkeypatch.setattr("sys.stdout", stream)
+    show([Paragraph("██ compute")])
+    stream.flush()
+    assert raw.getvalue() == b"  ?? compute\n"
