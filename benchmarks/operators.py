@@ -26,10 +26,11 @@ Priced = tuple[Case, float]
 
 HEAD = """# Kernels, priced and measured
 
-{date}, wirecut {version}, `python benchmarks/operators.py DATA_DIR > benchmarks/operators.md`; DATA_DIR is
-`aiconfigurator_core/systems/data` of the wheel aiconfigurator-core 0.12.0 (NVIDIA, Apache-2.0).
-Errors are of seconds, relative to what was measured: {per_group} cases at most of every operator, system and format,
-the lower median of vLLM, SGLang and TensorRT-LLM, without those that a cache served. Bias is the median of the signed error.
+{date}, wirecut {version}, `python benchmarks/operators.py DATA_DIR > benchmarks/operators.md`;
+DATA_DIR is `aiconfigurator_core/systems/data` of the wheel aiconfigurator-core 0.12.0 (NVIDIA,
+Apache-2.0). Errors are of seconds, relative to what was measured: at most {most} cases of every
+operator, system and format, the lower median of vLLM, SGLang and TensorRT-LLM, without those that a
+cache served. Bias is the median of the signed error.
 """
 
 
@@ -44,7 +45,7 @@ def main() -> None:
     if given.fitted:
         print(as_module([fit(generation, cases, known) for generation in FITTED.values()]), end="")
         return
-    print(HEAD.format(date=date.today(), version=__version__, per_group=PER_GROUP))
+    print(HEAD.format(date=date.today(), version=__version__, most=PER_GROUP))
     for line in page(cases, known):
         print(line)
 
@@ -60,7 +61,7 @@ def page(cases: Sequence[Case], known: Mapping[str, Gpu]) -> Iterator[str]:
     yield from table(priced, "operator, size", lambda case: f"{case.operator}, {case.size}")
     left = list(left_out(cases, known))
     yield from ("", "## A system left out whole", "")
-    yield "Constants refitted on the other systems of its generation; others have none of their own."
+    yield "Constants refitted on the other systems of its generation, where there are any."
     yield ""
     yield from table(left, "operator, system", lambda case: f"{case.operator}, {case.system}")
     yield from ("", "## Frameworks", "", "Seconds over the case's, median and spread.", "")

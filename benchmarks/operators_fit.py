@@ -38,7 +38,8 @@ OTHERS = (
     ("prefill", "fp8", "attention", ("fp8_gain",)),
     ("latent decode", "", "attention", ("latent_start_s", "latent_share")),
     ("latent prefill", "", "attention", ("latent_prefill_share",)),
-    ("recurrence", "", "linear", ("start_s", "chunk_start_s", "memory", "share")),
+    ("recurrence", "decode", "linear", ("start_s", "memory")),
+    ("recurrence", "prefill", "linear", ("chunk_start_s", "share")),
     ("elementwise", "", "elementwise", ("start_s", "memory")),
 )
 # Where every fit starts, so that it does not depend on the constants as they are.

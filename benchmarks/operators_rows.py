@@ -218,7 +218,9 @@ def _prefill_key(row: Row) -> Key | None:
 
 def _expert_key(row: Row) -> Key | None:
     """On one rank without expert parallelism: with it, tables differ in what a rank gets."""
-    if row["moe_dtype"] not in DTYPES or row["moe_ep_size"] > 1 or row["num_tokens"] > 16384:
+    if row["moe_dtype"] not in DTYPES or row["moe_ep_size"] > 1 or row["num_tokens"] > 8192:
+        return None
+    if row["inter_size"] < 128 * row["moe_tp_size"]:  # finer than anyone cuts an expert
         return None
     gated = "nongated" not in row["kernel_source"]
     shape = (row["num_experts"], row["topk"], row["hidden_size"])
@@ -262,7 +264,8 @@ def _recurrence_key(row: Row) -> Key | None:
     if "gated_delta" not in row["kernel_source"] or row["num_tokens"] > 32768:
         return None
     heads = (row["num_k_heads"], row["num_v_heads"], row["head_k_dim"], row["head_v_dim"])
-    return ("bf16", row["num_tokens"], row["batch_size"], heads)
+    what = "decode" if row["num_tokens"] <= row["batch_size"] else "prefill"
+    return (what, row["num_tokens"], row["batch_size"], heads)
 
 
 def _convolution_key(row: Row) -> Key | None:
@@ -322,7 +325,7 @@ OPERATORS: dict[str, Operator] = {
     "recurrence": Operator(
         key=_recurrence_key,
         moved=lambda key: 4.0 * key[2] * key[3][1] * key[3][2] * key[3][3],
-        size=lambda key: "decode" if key[1] <= key[2] else "prefill",
+        size=lambda key: _class("tokens", key[1], (8, 64, 512)),
         price=lambda gpu, key: recurrence_s(gpu, *key[1:]),
     ),
     "convolution": Operator(
