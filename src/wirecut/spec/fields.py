@@ -94,7 +94,9 @@ class Fields:
 
     def layers(self) -> int:
         """How many layers there are."""
-        return self.count("num_hidden_layers", "n_layer", "num_layers", most=MOST_LAYERS)
+        return self.count(
+            "num_hidden_layers", "n_layer", "num_layers", "n_layers", most=MOST_LAYERS
+        )
 
     def error(self, what: str) -> ModelError:
         return ModelError(f"{self.where}: {what}")

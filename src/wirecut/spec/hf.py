@@ -18,12 +18,13 @@ from wirecut.spec.families.dense import DENSE
 from wirecut.spec.families.experts import EXPERTS
 from wirecut.spec.families.hybrid import HYBRID
 from wirecut.spec.families.latent import LATENT
+from wirecut.spec.families.older import OLDER
 from wirecut.spec.families.parts import Body, Reader
 from wirecut.spec.fields import Fields
 from wirecut.spec.model import Layer, ModelSpec, WeightFormat
 from wirecut.spec.quantization import Quantization, read_quantization
 
-READERS: dict[str, Reader] = {**DENSE, **EXPERTS, **LATENT, **HYBRID}
+READERS: dict[str, Reader] = {**DENSE, **EXPERTS, **LATENT, **HYBRID, **OLDER}
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 MODELOPT_FILE = "hf_quant_config.json"
 
@@ -71,7 +72,8 @@ def from_config(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpe
     """The spec of a parsed configuration; `where` names its origin in errors."""
     kind, reader = _reader(config, where)
     fields = _text_part(Fields(config, where))
-    hidden, vocab = fields.count("hidden_size"), fields.count("vocab_size", "padded_vocab_size")
+    hidden = fields.count("hidden_size", "n_embed", "d_model")
+    vocab = fields.count("padded_vocab_size", "vocab_size")
     body = reader(fields)
     rope_theta, rope_kind = _rope(fields)
     quantization = read_quantization(fields)
@@ -124,7 +126,12 @@ def _prefix(body: Body, *, is_nested: bool) -> str:
 
 def _positions(fields: Fields) -> int:
     return fields.count(
-        "max_position_embeddings", "seq_length", "model_max_length", default=2048, most=10**9
+        "max_position_embeddings",
+        "seq_length",
+        "model_max_length",
+        "max_seq_len",
+        default=2048,
+        most=10**9,
     )
 
 

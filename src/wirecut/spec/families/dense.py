@@ -14,7 +14,6 @@ from wirecut.spec.families.parts import (
     alike,
     check_groups,
     grouped,
-    heads,
     mlp,
     norm_bias,
     sliding,
@@ -23,7 +22,6 @@ from wirecut.spec.families.parts import (
 from wirecut.spec.feedforward import Mlp
 from wirecut.spec.fields import Fields
 from wirecut.spec.model import Layer
-from wirecut.spec.tensor import Tensor, whole
 
 
 def llama(fields: Fields) -> Body:
@@ -102,17 +100,6 @@ def glm4(fields: Fields) -> Body:
     return alike(attention, mlp(fields), fields.layers(), FOUR_NORMS)
 
 
-def chatglm(fields: Fields) -> Body:
-    """GLM-4-9B as its authors publish it, with names of its own."""
-    queries = fields.count("num_attention_heads")
-    keys = fields.count("multi_query_group_num", default=queries)
-    check_groups(fields, queries, keys)
-    size = fields.count("kv_channels", default=128)
-    biased = fields.flag("add_qkv_bias", True)
-    attention = Attention(queries, keys, size, bias=biased)
-    return alike(attention, Mlp(fields.count("ffn_hidden_size")), fields.layers())
-
-
 def nemotron(fields: Fields) -> Body:
     """Nemotron-4 and Minitron: squared ReLU, no gate, norms with bias."""
     biased = fields.flag("attention_bias")
@@ -163,10 +150,9 @@ def _multiple_of_256(width: int) -> int:
 def cohere(fields: Fields) -> Body:
     """Command-R: one norm, attention and MLP side by side, a tied head."""
     biased = fields.flag("attention_bias")
-    attention = grouped(fields, bias=biased, out_bias=biased)
+    norm = "all" if fields.flag("use_qk_norm") else ""
+    attention = replace(grouped(fields, bias=biased, out_bias=biased), qk_norm=norm)
     body = alike(attention, mlp(fields), fields.layers(), ("input_layernorm.weight",))
-    if fields.flag("use_qk_norm"):
-        raise fields.error("use_qk_norm is true, which wirecut does not know yet")
     return replace(body, tied=True)
 
 
@@ -206,21 +192,6 @@ def starcoder2(fields: Fields) -> Body:
     return Body(layers, tied=True, extra=(norm_bias(fields),))
 
 
-def opt(fields: Fields) -> Body:
-    """OPT: learned positions, biases everywhere, no gate, a tied head."""
-    hidden = fields.count("hidden_size")
-    if fields.count("word_embed_proj_dim", default=hidden) != hidden:
-        raise fields.error(
-            "word_embed_proj_dim differs from hidden_size, which wirecut does not know"
-        )
-    feed = Mlp(fields.count("ffn_dim"), gated=False, bias=True)
-    attention = Attention(*heads(fields), bias=True, out_bias=True)
-    places = fields.count("max_position_embeddings", default=2048) + 2
-    positions = Tensor("model.embed_positions.weight", (places, hidden), "small")
-    body = alike(attention, feed, fields.layers(), BIASED_NORMS)
-    return replace(body, tied=True, extra=(positions, whole("model.norm.bias", "bias", hidden)))
-
-
 DENSE: dict[str, Reader] = {
     "llama": llama,
     "mistral": mistral,
@@ -239,7 +210,6 @@ DENSE: dict[str, Reader] = {
     "phi3": phi3,
     "glm": glm,
     "glm4": glm4,
-    "chatglm": chatglm,
     "nemotron": nemotron,
     "nemotron-nas": nemotron_nas,
     "cohere": cohere,
@@ -247,7 +217,6 @@ DENSE: dict[str, Reader] = {
     "olmo2": olmo2,
     "seed_oss": seed_oss,
     "starcoder2": starcoder2,
-    "opt": opt,
     "granite": llama,
     "smollm3": llama,
     "internlm2": llama,

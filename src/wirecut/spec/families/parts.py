@@ -47,7 +47,7 @@ def heads(fields: Fields) -> tuple[int, int, int]:
     """Query heads, key-value heads and the size of a head. Raises ModelError when they do not fit
     one another.
     """
-    hidden = fields.count("hidden_size")
+    hidden = fields.count("hidden_size", "n_embed")
     queries = fields.count("num_attention_heads", "n_head", "num_heads")
     keys = fields.count("num_key_value_heads", "num_kv_heads", default=queries)
     check_groups(fields, queries, keys)
@@ -103,4 +103,4 @@ def alike(mixer: AnyMixer, feed: Mlp, layers: int, norms: tuple[str, ...] | None
 
 def norm_bias(fields: Fields) -> Tensor:
     """The bias of the last norm."""
-    return whole("model.norm.bias", "bias", fields.count("hidden_size"))
+    return whole("model.norm.bias", "bias", fields.count("hidden_size", "n_embed"))
