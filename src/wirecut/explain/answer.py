@@ -19,6 +19,7 @@ from wirecut.explain.tables import budget_table, elsewhere_cells, ranking_table
 from wirecut.explain.words import (
     counted,
     devices_in_words,
+    fabric_name,
     layout_in_words,
     memory_in_words,
     model_name,
@@ -29,6 +30,7 @@ from wirecut.explain.words import (
     used_bytes,
     within,
 )
+from wirecut.fabric.fabric import Fabric
 from wirecut.layout.plan import PlanFile
 from wirecut.planner.plan import Ranking
 from wirecut.planner.plan_file import ranking_of
@@ -73,10 +75,12 @@ def duel_of(plan: PlanFile, ranking: Ranking) -> Duel | None:
     return None if other is None else Duel.of(plan, ranking.chosen, other)
 
 
-def headline(ranking: Ranking, duel: Duel | None) -> str:
+def headline(fabric: Fabric, ranking: Ranking, duel: Duel | None) -> str:
     """The choice in one sentence; that it is too close to call is part of it."""
     chosen = ranking.chosen
     where = f"on {'device' if chosen.devices_used == 1 else 'devices'} {numbers(chosen.placement)}"
+    if ranking.elsewhere:
+        where += f" of {fabric_name(fabric)}"
     choice = f"Run it as {chosen.layout}: {layout_in_words(chosen)}, {where}."
     if duel is None or not duel.close:
         return choice
@@ -117,7 +121,7 @@ def headline_rows(plan: PlanFile, ranking: Ranking) -> list[tuple[str, str, str]
 
 def _head(plan: PlanFile, ranking: Ranking, duel: Duel | None) -> list[Block]:
     return [
-        Heading(headline(ranking, duel)),
+        Heading(headline(plan.fabric, ranking, duel)),
         *(Paragraph(one) for one in reasons(ranking, duel)),
         Grid(("", ">", ""), headline_rows(plan, ranking)),
     ]

@@ -6,7 +6,7 @@ meets, a queue that grows.
 """
 
 from wirecut.explain.page import Note
-from wirecut.explain.words import listed, wire_name
+from wirecut.explain.words import fabric_name, listed, wire_name
 from wirecut.fabric.fabric import Fabric
 from wirecut.layout.plan import PlanFile
 from wirecut.planner.contest import KEEPS_UP, misses
@@ -66,12 +66,8 @@ def _origin(fabric: Fabric, ranking: Ranking) -> list[Note]:
     """Where numbers come from that nobody measured here, and how to have measured ones."""
     how, sources = fabric.made.how, {term.source for term in ranking.chosen.terms}
     if how.startswith("typed: "):
-        return [
-            Note(
-                "Figures of devices and wires are datasheets' and published ones for "
-                f"{how.removeprefix('typed: ')}, none is measured there."
-            )
-        ]
+        figures = f"Figures of {fabric_name(fabric)} are datasheets' and published ones"
+        return [Note(f"{figures}; none is measured there.")]
     if {device.source for device in fabric.devices} == {"assumed"}:
         return [Note("Numbers are assumed, not measured: `wirecut probe` measures this machine.")]
     if "assumed" in sources:

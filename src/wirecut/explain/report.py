@@ -24,10 +24,11 @@ from wirecut.explain.html import Html, document, el, join, table
 from wirecut.explain.notes import notes
 from wirecut.explain.picture_fabric import fabric_picture
 from wirecut.explain.picture_map import winner_picture
-from wirecut.explain.tables import elsewhere_cells, ranking_cells
+from wirecut.explain.tables import elsewhere_cells, longest_shown, ranking_cells
 from wirecut.explain.words import (
     counted,
     devices_in_words,
+    fabric_name,
     kind_name,
     layout_in_words,
     model_name,
@@ -90,6 +91,8 @@ def _header(plan: PlanFile, ranking: Ranking, duel: Duel | None) -> Html:
     sure = "close" if close else "sure"
     where = f"on {'device' if chosen.devices_used == 1 else 'devices'} {numbers(chosen.placement)}"
     mark = [el("em", pill, class_=sure)] if duel is not None and duel.margin is not None else []
+    if ranking.elsewhere:
+        where += f" of {fabric_name(plan.fabric)}"
     return el(
         "header",
         el("p", f"{question(plan)}; {devices_in_words(plan.fabric)}", class_="quiet"),
@@ -139,7 +142,7 @@ def _memory(memory: Memory) -> Html:
 
 def _budget(plan: PlanFile, rows: Sequence[Row]) -> Html:
     outputs = plan.traffic.output_tokens
-    longest = max(whole_request(row.estimate, outputs) for row in rows)
+    longest = longest_shown([whole_request(row.estimate, outputs) for row in rows])
     parts = [by_kind(row.estimate, outputs) for row in rows]
     kinds: list[Kind] = [kind for kind in KINDS if any(kind in one for one in parts)]
     legend = [el("span", el("i", class_=f"swatch k-{kind}"), kind_name(kind)) for kind in kinds]
@@ -162,7 +165,7 @@ def _budget(plan: PlanFile, rows: Sequence[Row]) -> Html:
             el(
                 "div",
                 el("b", row.estimate.layout),
-                el("div", *pieces, class_="track"),
+                el("div", *pieces, class_="track over" if total > longest else "track"),
                 el("span", show_seconds(total)),
                 class_="budget chosen" if row.place == 1 else "budget",
                 data_layout=row.estimate.layout,

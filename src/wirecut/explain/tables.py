@@ -38,7 +38,8 @@ FILLS: dict[Kind, str] = {
 }
 LONGEST_BAR, SHORTEST_BAR = 28, 8
 GAP = 2  # between columns of a Grid
-DIGITS = 4  # of the longest request
+MOST_TIMES = 6  # of the shortest request: what a bar shows whole
+DIGITS = 4  # of the longest bar
 SHOWN_ALIKE = 4
 
 
@@ -86,7 +87,7 @@ def elsewhere_cells(
     plan: PlanFile, ranking: Ranking
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The best layout of each other fabric that was asked about, the same way; the last column says
-    why nothing works there.
+    what would do where nothing works.
     """
     priced = (">per hour", ">per 1M tokens") if plan.prices else ()
     columns = ("fabric", "layout", ">devices", ">TTFT", ">TPOT", ">tok/s", *priced, "")
@@ -95,7 +96,7 @@ def elsewhere_cells(
         best = one.chosen
         if best is None:
             empty = ("-",) * (len(columns) - 2)
-            cells.append((one.fabric, *empty, (one.reason or "").splitlines()[0]))
+            cells.append((one.fabric, *empty, (one.reason or "").splitlines()[-1]))
             continue
         prices = (show_price(one.price_per_hour), show_price(one.price_per_million))
         cells.append(
@@ -141,7 +142,7 @@ def budget_table(plan: PlanFile, rows: Sequence[Row]) -> list[Block]:
     """
     outputs = plan.traffic.output_tokens
     parts = [by_kind(row.estimate, outputs) for row in rows]
-    longest = max(whole_request(row.estimate, outputs) for row in rows)
+    longest = longest_shown([whole_request(row.estimate, outputs) for row in rows])
     unit, name, digits = scale_of(longest)
     step = unit / 10**digits
     kinds: list[Kind] = [kind for kind in KINDS if any(kind in one for one in parts)]
@@ -180,12 +181,19 @@ def scale_of(longest_s: float) -> tuple[float, str, int]:
     return unit, name, max(0, DIGITS - 1 - math.floor(math.log10(longest_s / unit)))
 
 
+def longest_shown(requests: Sequence[float]) -> float:
+    """Seconds of a bar as long as its track: of the longest request, but for those that would
+    leave the others no room.
+    """
+    return min(max(requests), MOST_TIMES * min(requests))
+
+
 def _cell(count: int, digits: int) -> str:
     return f"{count / 10**digits:.{digits}f}"
 
 
 def bar(parts: Mapping[Kind, float], longest_s: float, width: int) -> str:
-    """A bar of block characters, `width` for the longest request."""
-    return "".join(
-        FILLS[kind] * count for kind, count in in_steps(parts, longest_s / width).items()
-    )
+    """A bar of block characters, `width` for `longest_s`; a longer one is cut off with a mark."""
+    counts = in_steps(parts, longest_s / width)
+    drawn = "".join(FILLS[kind] * count for kind, count in counts.items())
+    return drawn if len(drawn) <= width else drawn[: width - 1] + "»"

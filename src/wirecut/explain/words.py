@@ -77,6 +77,15 @@ def devices_in_words(fabric: Fabric) -> str:
     return f"{devices} on {hosts}{wires}"
 
 
+def fabric_name(fabric: Fabric) -> str:
+    """A typed fabric as it was typed, else its hosts."""
+    typed = fabric.made.how.removeprefix("typed: ")
+    if typed != fabric.made.how:
+        return typed
+    hosts = fabric.hosts
+    return hosts[0] if len(hosts) == 1 else f"{len(hosts)} hosts"
+
+
 def layout_in_words(estimate: Estimate) -> str:
     """'2 replicas, each in 2 stages (layers 0-3 | 4-7), every layer cut over 2 devices'."""
     layout = parse_layout(estimate.layout)
