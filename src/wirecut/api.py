@@ -23,10 +23,10 @@ from wirecut.layout.plan import Limits, PlanFile
 from wirecut.planner.plan import Ranking, outcome_of, plan_over
 from wirecut.planner.plan_file import ranking_of, to_plan_file
 from wirecut.planner.prices import EVERY, Prices, device_prices
+from wirecut.spec.dtypes import in_dtype
 from wirecut.spec.find import find_model
 from wirecut.spec.model import ModelSpec
 from wirecut.spec.traffic import Traffic
-from wirecut.units import DTYPE_BYTES
 
 Model = str | PathLike[str] | ModelSpec
 AFabric = Fabric | str | PathLike[str] | None
@@ -170,12 +170,11 @@ def pricing_of(
     device: str | None = None,
     limits: Limits | None = None,
 ) -> Pricing:
-    """What pricing needs, from what a person gives. `dtype` None is the checkpoint's own; `device`
-    names the GPUs of a saved topology.
+    """What pricing needs, from what a person gives. `dtype` None is the checkpoint's own, as
+    `spec.dtypes.in_dtype` takes it; `device` names the GPUs of a saved topology.
     """
     profile = engine_profile(engine)
-    if dtype is not None and dtype not in DTYPE_BYTES:
-        raise UsageError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPE_BYTES)}")
-    spec = model if isinstance(model, ModelSpec) else find_model(str(model))[1]
+    found = model if isinstance(model, ModelSpec) else find_model(str(model))[1]
+    spec, activations = in_dtype(found, dtype)
     wires = fabric if isinstance(fabric, Fabric) else find_fabric(fabric, device)
-    return Pricing(spec, wires, dtype=dtype or spec.dtype, limits=limits, engine=profile)
+    return Pricing(spec, wires, dtype=activations, limits=limits, engine=profile)

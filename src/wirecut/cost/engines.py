@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from wirecut.errors import UsageError
 from wirecut.layout.plan import Limits
-from wirecut.layout.rules import EngineRules
+from wirecut.layout.rules import ANY_ENGINE, EngineRules
 from wirecut.units import GIB
 
 
@@ -28,7 +28,8 @@ class Steps:
 
     In seconds of the host that the device waits for: `host_s` per step, `sequence_s` per sequence
     in it, `request_s` once per request before its first token. `graphs`: decode steps run as one
-    CUDA graph; other steps launch kernel by kernel, each `kernel_s` of the host.
+    CUDA graph; other steps launch kernel by kernel, each `kernel_s` of the host. `starts` is the
+    share of the kernels' own starts that shows: the rest hides while the kernel before drains.
     """
 
     ops_per_layer: int = 0
@@ -42,6 +43,7 @@ class Steps:
     request_s: float = 0.0
     graphs: bool = False
     kernel_s: float = 5e-6
+    starts: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class EngineProfile:
     """
 
     name: str
-    rules: EngineRules = EngineRules()
+    rules: EngineRules = ANY_ENGINE
     steps: Steps = Steps()
     batching: Batching = Batching()
     room: Room = Room()

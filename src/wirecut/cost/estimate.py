@@ -65,7 +65,9 @@ def consider(pricing: Pricing, cut: Cut, traffic: Traffic) -> Candidate | Reject
     if reason is not None:
         return Rejected(layout, reason, memory)
     filled = request_tokens
-    if not pricing.engine.batching.reserves:  # requests are halfway through their answers on average
+    if (
+        not pricing.engine.batching.reserves
+    ):  # requests are halfway through their answers on average
         filled = pricing.engine.in_blocks(traffic.input_tokens + traffic.output_tokens // 2)
     most_running = max(1, min(pricing.limits.max_seqs, memory.kv_tokens // filled))
     return Candidate(cut, replica, memory, most_running)

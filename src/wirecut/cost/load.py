@@ -30,6 +30,15 @@ SATURATED_REQUESTS = 1000
 # Requests per user of a closed loop whose length is not given: what serving benchmarks send
 # (InferenceMAX, and vLLM's recipes: prompts = 10 x concurrency). All users start together.
 ROUNDS = 10
+# How far answers of the same nominal length are apart, of their tokens: prompts of words and stop
+# tokens make them differ. And from an answer's last token until its user's next prompt is with the
+# scheduler. Both fitted on closed loops (benchmarks/serving.md).
+LENGTH_SPREAD = 0.02
+TURNAROUND_S = 0.05
+# Answers of real requests differ in length: the longest of a run is so many times the mean, and a
+# run of requests that come at their own times lasts until it ends (ShareGPT, runs of 200).
+LONGEST_ANSWER = 2.5
+MOST_LOAD = 0.95  # beyond it a queue in balance is longer than a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,8 @@ def time_load(replica: Replica, load: Load, *, speed: float = 1.0) -> Timing:
 class _Flow:
     """Rounds of a replica that always runs as many requests: each is a decode step of `decode`
     (`decodes` sequences), a share `prompting` of them `with_chunk_s` long with `chunk` tokens of
-    prompts. A prompt takes `chunks` of those.
+    prompts. A prompt takes `chunks` of those; prompts fill the share `filled` of what rounds could
+    hold of them.
     """
 
     decode: Decode
@@ -90,7 +100,13 @@ class _Flow:
     chunk: int
     chunks: int
     prompting: float
+    filled: float
     with_chunk_s: float
+
+    @property
+    def extra_s(self) -> float:
+        """What a chunk adds to a round."""
+        return max(0.0, self.with_chunk_s - self.decode.step_s)
 
 
 def _flow(replica: Replica, traffic: Traffic, running: int, busy: int, speed: float) -> _Flow:
@@ -101,32 +117,32 @@ def _flow(replica: Replica, traffic: Traffic, running: int, busy: int, speed: fl
     the token budget; then requests wait for the budget.
     """
     inputs, outputs = traffic.input_tokens, traffic.output_tokens
-    context = _context(traffic)
+    mixes = replica.pricing.engine.batching.mixes
     budget = chunk_rows(replica, running * inputs)
-    if replica.pricing.engine.batching.mixes:
+    if mixes:
         budget = max(1, budget - running + 1)
     one = min(inputs, chunk_rows(replica, inputs), budget)
     chunks = -(-inputs // one)
-    rounds = max(1, outputs - 1) + (chunks if replica.pricing.engine.batching.mixes else 0)
+    rounds = max(1, outputs - 1) + (chunks if mixes else 0)
     wanted = running * inputs / rounds  # prompt tokens per round
     chunk = min(budget, max(one, math.ceil(wanted)))
+    prompting = min(1.0, wanted / chunk)
     rounds = max(rounds, running * inputs / chunk)
-    prompting = min(1.0, running * inputs / chunk / rounds)
     decodes = max(1, min(running, round(running * max(1, outputs - 1) / rounds)))
-    others = max(1, running - 1) if running > 1 else 1
     decode = time_decode(
-        replica, max(decodes, 1), context=context, speed=speed, busy_replicas=busy
+        replica, decodes, context=_context(traffic), speed=speed, busy_replicas=busy
     )
     with_chunk_s = time_round(
         replica,
-        min(decodes, others) if running > 1 else 0,
-        context=context,
+        min(decodes, running - 1),
+        context=_context(traffic),
         chunk=chunk,
         prompt_tokens=inputs,
         speed=speed,
         busy_replicas=busy,
     )
-    return _Flow(decode, decodes, chunk, chunks, prompting, with_chunk_s)
+    filled = min(1.0, wanted / max(one, budget // one * one))
+    return _Flow(decode, decodes, chunk, chunks, prompting, filled, with_chunk_s)
 
 
 def _steady(
@@ -141,20 +157,18 @@ def _steady(
 ) -> Timing:
     """One replica that always runs `running` requests beside others: `busy_replicas` with it.
 
-    A share `together` of the requests comes with all others at once: of those, each waits for half
-    of the others' prefill before its first token, and is slowed by the other half after it. The
-    rest find the flow: they wait for the round in progress and for the prompts that are before
-    them (M/D/1; of a closed loop, never more than half of the others).
+    A share `together` of the requests comes with all others at once. Those that follow come as
+    answers end: in step where lengths are alike (`_in_step`), else one by one, when they wait for
+    the round in progress and for prompts ahead (M/D/1). Whatever prefill of others is not before a
+    request's first token is between its others.
     """
-    outputs, others = traffic.output_tokens, running - 1
+    others, rounds = running - 1, max(1, traffic.output_tokens - 1)
     flow = _flow(replica, traffic, running, busy_replicas, speed)
-    step_s = flow.decode.step_s
-    beside = min(flow.decodes, others)
     prefill = time_prefill(
         replica,
         traffic.input_tokens,
         chunk=min(flow.chunk, traffic.input_tokens),
-        decodes=beside,
+        decodes=min(flow.decodes, others),
         context=_context(traffic),
         batches=running,
         speed=speed,
@@ -163,42 +177,59 @@ def _steady(
     waits = [_request(replica)]
     if not others and not poisson:
         return _timing(replica, traffic, 1, flow.decode, prefill, waits)
-    extra_s = max(0.0, flow.with_chunk_s - step_s)
-    share = flow.prompting * others / running if running > 1 else 0.0
-    slowed = (1 - together) * share * extra_s
-    round_s = step_s + share * extra_s
-    busy_share = min(0.95, share * flow.with_chunk_s / round_s)
-    own_s = flow.chunks * flow.with_chunk_s
-    ahead_s = busy_share / (2 * (1 - busy_share)) * own_s
-    if not poisson:
-        ahead_s = min(ahead_s, others / 2 * extra_s * flow.chunks)
-    all_s = _burst_s(replica, traffic, running, busy_replicas, speed) if together else 0.0
-    half_s = together * max(0.0, all_s - prefill.seconds) / 2
-    in_progress = (1 - together) * round_s / 2 if outputs > 1 else 0.0
-    ahead_s *= 1 - together
+    share = flow.prompting * max(others, 1) / running
+    all_s = _burst_s(replica, traffic, running, busy_replicas, speed)
+    step = 0.0 if poisson else _in_step(replica, traffic, flow, running)
+    alone = 1 - max(together, step)
+    ahead_s = alone * _ahead(flow, share, poisson=poisson)
+    round_s = flow.decode.step_s + share * flow.extra_s
+    in_progress_s = alone * round_s / 2 if traffic.output_tokens > 1 else 0.0
+    at_once = together * running + (1 - together) * step * running * (1 - step / 2) * 2
+    before_s = max(0.0, at_once - 1) / 2 * all_s / running
+    stolen_s = max(0.0, share * flow.extra_s * rounds - before_s) / rounds
 
     def why_wait() -> str:
         return f"half of a round of {show_seconds(round_s)}"
 
     def why_ahead() -> str:
-        return f"prompts are at work {busy_share:.0%} of the time, {show_seconds(own_s)} each"
+        return f"prompts fill {flow.filled:.0%} of what rounds of {show_seconds(round_s)} hold"
 
-    def why_together() -> str:
-        return (
-            f"{together:.0%} of requests start together: half of {running} prompts, "
-            f"{show_seconds(all_s)} in all"
-        )
+    def why_before() -> str:
+        each = show_seconds(all_s / running)
+        return f"{at_once:.1f} of {running} start together: half of them before, {each} each"
 
     def why_stolen() -> str:
-        return f"{share:.2f} prompt chunks a round x {show_seconds(extra_s)} more"
+        return f"{share:.2f} prompt chunks a round x {show_seconds(flow.extra_s)} more"
 
-    waits.append(Wait("step in progress", "prefill", in_progress, why_wait))
+    waits.append(Wait("step in progress", "prefill", in_progress_s, why_wait))
     waits.append(Wait("prompts ahead", "prefill", ahead_s, why_ahead))
-    if half_s:
-        waits.append(Wait("start together", "prefill", half_s, why_together))
-    stolen = slowed + half_s / max(1, outputs - 1)
-    waits.append(Wait("prefill of others", "decode", stolen, why_stolen))
+    waits.append(Wait("start together", "prefill", before_s, why_before))
+    waits.append(Wait("prefill of others", "decode", stolen_s, why_stolen))
     return _timing(replica, traffic, running, flow.decode, prefill, waits)
+
+
+def _ahead(flow: _Flow, share: float, *, poisson: bool) -> float:
+    """Seconds that a prompt waits for others when they come one by one.
+
+    M/D/1: load / (2 (1 - load)) x service, the server being the rounds and what they hold of
+    prompts; in a closed loop never more than as many as there are.
+    """
+    load = min(MOST_LOAD, flow.filled if flow.chunks == 1 else share)
+    wait_s = load / (2 * (1 - load)) * flow.chunks * flow.with_chunk_s
+    return wait_s if poisson else min(wait_s, flow.decodes / 2 * flow.chunks * flow.extra_s)
+
+
+def _in_step(replica: Replica, traffic: Traffic, flow: _Flow, running: int) -> float:
+    """The share of requests of a closed loop that keep in step: of those whose answers end while
+    the first of their successors is still on its way.
+
+    Answers of alike lengths end as they began: one after the other by the rounds that their prompts
+    were apart (none where prompts go before decodes), and by `LENGTH_SPREAD` of their tokens.
+    """
+    inputs, outputs = traffic.input_tokens, traffic.output_tokens
+    apart = running * inputs / flow.chunk if replica.pricing.engine.batching.mixes else 0.0
+    ending_s = (apart + LENGTH_SPREAD * outputs) * flow.decode.step_s
+    return min(1.0, TURNAROUND_S / max(ending_s, 1e-9))
 
 
 def _timing(
@@ -303,39 +334,46 @@ def _closed_loop(replica: Replica, load: Load, speed: float) -> Timing:
 
 def _open_loop(replica: Replica, load: Load, rate: float, speed: float) -> Timing:
     """`rate` requests per second: as many run at once as Little's law needs, rate = running /
-    answer time; as long as that is one on a replica, the others are idle.
+    answer time; as long as that is one on a replica, the others are idle. Of a run with an end, as
+    many as its mean: it lasts from the first request to the end of the longest answer.
 
     Where even the most that can run are too slow, the queue grows: the wait is the mean over the
     run.
     """
-    traffic, most = load.traffic, load.most_running
-    if traffic.num_requests is not None:
-        most = min(most, -(-traffic.num_requests // load.dp))
+    traffic, outputs = load.traffic, load.traffic.output_tokens
+    requests = traffic.num_requests
 
     def serve(level: int) -> tuple[Timing, float]:
         """One request on each of `level` replicas, then ever more on all; and requests/s."""
         busy, running = min(level, load.dp), max(1, level - load.dp + 1)
         timing = _steady(replica, traffic, running, busy, speed, poisson=True)
-        return timing, timing.output_tokens_per_s * busy / traffic.output_tokens
+        return timing, timing.output_tokens_per_s * busy / outputs
 
-    low, high = 1, load.dp - 1 + most
+    def wanted(timing: Timing) -> float:
+        """Requests/s that must be answered while any are there."""
+        if requests is None:
+            return rate
+        return requests / (requests / rate + LONGEST_ANSWER * timing.answer_s(outputs))
+
+    low, high = 1, load.dp - 1 + load.most_running
     while low < high:
         middle = (low + high) // 2
-        if serve(middle)[1] >= rate:
+        timing, served = serve(middle)
+        if served >= wanted(timing):
             high = middle
         else:
             low = middle + 1
     one, served = serve(low)
-    if served >= rate:
-        return _queued(one, 0.0, rate * traffic.output_tokens, str)
-    requests = traffic.num_requests or SATURATED_REQUESTS
-    wait_s = requests / 2 * (1 / served - 1 / rate)
+    if served >= wanted(one):
+        return _queued(one, 0.0, wanted(one) * outputs, str)
+    many = requests or SATURATED_REQUESTS
+    wait_s = many / 2 * (1 / served - 1 / rate)
 
     def because() -> str:
         flow = f"{rate:.3g} requests/s come, {served:.3g} are answered"
-        return f"saturated: {flow}; mean over {requests} requests"
+        return f"saturated: {flow}; mean over {many} requests"
 
-    return _queued(one, wait_s, served * traffic.output_tokens, because)
+    return _queued(one, wait_s, served * outputs, because)
 
 
 def _static(replica: Replica, load: Load, speed: float) -> Timing:

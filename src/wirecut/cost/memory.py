@@ -151,9 +151,7 @@ def worst_memory(
     ranks: list[_Held] = []
     for stage, layers in enumerate(cut.stages):
         for own in sizes:
-            weights = own.weight_bytes(
-                layers, is_first=stage == 0, is_last=stage == layout.pp - 1
-            )
+            weights = own.weight_bytes(layers, is_first=stage == 0, is_last=stage == layout.pp - 1)
             fixed, device = weights + activations + buffers, capacities[stage]
             capacity = device * room.share
             if room.of_rest:

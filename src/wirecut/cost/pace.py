@@ -98,9 +98,7 @@ def time_round(
         return time_prefill(
             replica, prompt_tokens, chunk=chunk, speed=speed, busy_replicas=busy_replicas
         ).held_s
-    alone = time_decode(
-        replica, decodes, context=context, speed=speed, busy_replicas=busy_replicas
-    )
+    alone = time_decode(replica, decodes, context=context, speed=speed, busy_replicas=busy_replicas)
     if not chunk:
         return alone.step_s
     busy = _busy(replica, len(replica.stages), busy_replicas)
@@ -166,7 +164,11 @@ def chunk_rows(replica: Replica, waiting_tokens: int) -> int:
     """Prompt tokens in a step when `waiting_tokens` wait: the budget, and wirecut deals a prompt to
     its stages.
     """
-    limits, batching, pp = replica.pricing.limits, replica.pricing.engine.batching, len(replica.stages)
+    limits, batching, pp = (
+        replica.pricing.limits,
+        replica.pricing.engine.batching,
+        len(replica.stages),
+    )
     share = waiting_tokens
     if pp > 1 and batching.min_chunk_tokens:
         share = max(batching.min_chunk_tokens, -(-waiting_tokens // pp))

@@ -7,7 +7,7 @@ kernels of its generation reach where it is a GPU that was not.
 Both answer the same questions in seconds of one rank and one layer.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from wirecut.cost.kernels_attention import (
 )
 from wirecut.cost.kernels_experts import experts_s
 from wirecut.cost.kernels_linear import linear_attention_s
+from wirecut.cost.kernels_rates import Generation, Tiles
 from wirecut.cost.terms import half_width
 from wirecut.cost.work import LayerWork, Product, Routed
 from wirecut.fabric.fabric import Device, Source
@@ -76,13 +77,34 @@ class Rate(Protocol):
         ...
 
 
-def rate_of(device: Device, dtype: str, *, kv: str, total: int = 1) -> Rate:
+def rate_of(device: Device, dtype: str, *, kv: str, total: int = 1, starts: float = 1.0) -> Rate:
     """The rate of a device: `dtype` of activations, `kv` of the cache; `total` devices were busy
-    when it was measured.
+    when it was measured; `starts` as `Kernels` takes it.
     """
     if device.points or device.kind != "gpu":
         return Measured(MatrixRate(device, dtype, total), kv)
-    return Kernels(device, kv)
+    return Kernels(device, kv, starts)
+
+
+def sooner(generation: Generation, share: float) -> Generation:
+    """The same kernels when only this share of their starts shows."""
+    attention = generation.attention
+    return replace(
+        generation,
+        products={name: _sooner(tiles, share) for name, tiles in generation.products.items()},
+        experts={name: _sooner(tiles, share) for name, tiles in generation.experts.items()},
+        attention=replace(
+            attention,
+            decode_start_s=attention.decode_start_s * share,
+            prefill_start_s=attention.prefill_start_s * share,
+            latent_start_s=attention.latent_start_s * share,
+        ),
+        elementwise=replace(generation.elementwise, start_s=generation.elementwise.start_s * share),
+    )
+
+
+def _sooner(tiles: Tiles, share: float) -> Tiles:
+    return replace(tiles, start_s=tiles.start_s * share)
 
 
 @dataclass(frozen=True)
@@ -165,15 +187,19 @@ def kernel_format(name: str) -> str:
 
 @dataclass(frozen=True)
 class Kernels:
-    """A GPU by its datasheet and what kernels of its generation reach."""
+    """A GPU by its datasheet and what kernels of its generation reach. `starts` is the share of
+    their starts that shows: in a step, a kernel begins while the one before it drains.
+    """
 
     device: Device
     kv: str
+    starts: float = 1.0
     total: int = 1
 
     @cached_property
     def gpu(self) -> Gpu:
-        return gpu_of(self.device)
+        gpu = gpu_of(self.device)
+        return replace(gpu, generation=sooner(gpu.generation, self.starts))
 
     @property
     def source(self) -> Source:
@@ -284,8 +310,9 @@ class Kernels:
         )
 
     def small_s(self, kernels: int, num_bytes: float) -> float:
-        start_s = self.gpu.generation.elementwise_start_s
-        return (kernels - 1) * start_s + elementwise_s(self.gpu, num_bytes) if kernels else 0.0
+        if not kernels:
+            return 0.0
+        return (kernels - 1) * elementwise_s(self.gpu, 0.0) + elementwise_s(self.gpu, num_bytes)
 
     def launch_s(self, busy: int = 0, *, streamed: float = 0.0) -> float:
         return self.device.launch_s

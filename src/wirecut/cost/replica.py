@@ -27,6 +27,8 @@ from wirecut.spec.formats import kind_of
 from wirecut.spec.model import ModelSpec
 from wirecut.units import DTYPE_BYTES
 
+STEP_ROWS = 64  # rows of a step by which the slowest of unlike wires is told: latency and bandwidth
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -108,7 +110,13 @@ class Pricing:
         if device_id not in self._rates:
             device = self.fabric.devices[device_id]
             total = self._busy_with(device)
-            self._rates[device_id] = rate_of(device, self.dtype, kv=self.kv_dtype, total=total)
+            self._rates[device_id] = rate_of(
+                device,
+                self.dtype,
+                kv=self.kv_dtype,
+                total=total,
+                starts=self.engine.steps.starts,
+            )
         return self._rates[device_id]
 
     def _busy_with(self, device: Device) -> int:
@@ -171,12 +179,12 @@ class Replica:
 
     def _reduce_seconds(self, group: Sequence[int]) -> float:
         pricing = self.pricing
-        row = pricing.spec.hidden * DTYPE_BYTES[pricing.dtype]
+        rows = STEP_ROWS * pricing.spec.hidden * DTYPE_BYTES[pricing.dtype]
         return collective_price(
             pricing.fabric,
             "all_reduce",
             group,
-            row,
+            rows,
             at_once=self.groups_at_once,
             library=pricing.engine.library,
         ).seconds
@@ -188,8 +196,8 @@ class Replica:
         pairs = zip(self._groups(stage), self._groups(stage + 1), strict=True)
         ends = self._unlike([(a[0], *group) for a, group in pairs])
         links = (self.pricing.fabric.link(a, b) for a, *group in ends for b in group)
-        row = self.pricing.spec.hidden * DTYPE_BYTES[self.pricing.dtype]
-        return max(links, key=lambda link: link.latency_s + row / link.bytes_per_s)
+        rows = STEP_ROWS * self.pricing.spec.hidden * DTYPE_BYTES[self.pricing.dtype]
+        return max(links, key=lambda link: link.seconds(rows))
 
     def memory(self, tokens: int) -> Memory:
         """The rank with the least room for requests of `tokens` tokens."""

@@ -202,7 +202,9 @@ def _because(
     return {
         "weights": _streaming(dense, batch.rows, seconds["weights"], each),
         "experts": _streaming(experts, batch.rows, seconds["experts"], each) + deal,
-        "LM head": _streaming(head_bytes, batch.logit_rows, seconds["LM head"], DTYPE_BYTES[replica.pricing.dtype]),
+        "LM head": _streaming(
+            head_bytes, batch.logit_rows, seconds["LM head"], DTYPE_BYTES[replica.pricing.dtype]
+        ),
         "KV cache": f"{batch.decodes} sequences x {batch.context:.0f} tokens, {layers} layers",
         "attention": f"{batch.chunk} prompt tokens, each over {batch.chunk_keys:.0f} keys",
         "launches": f"{layers} layers: {show_seconds(seconds['launches'] / max(1, layers))} each",

@@ -1,7 +1,7 @@
 """The wires of one forward: sums over TP, gathers, experts' exchange, hand-offs between stages.
 
-    wires(replica, 0, batch)          # of the first stage: names, calls, prices
-    between(replica, batch)           # hand-offs, and the tokens' way back
+wires(replica, 0, batch)          # of the first stage: names, calls, prices
+between(replica, batch)           # hand-offs, and the tokens' way back
 """
 
 from collections.abc import Sequence
@@ -84,7 +84,8 @@ def _experts(replica: Replica, index: int, batch: Batch, layers: int) -> list[Li
     assert moe is not None
     row, rows = pricing.spec.hidden * size, batch.rows / layout.tp
     found: list[Line] = []
-    for name, op in (("dispatch", "all_gather"), ("combine", "reduce_scatter")):
+    ways: tuple[tuple[str, Op], ...] = (("dispatch", "all_gather"), ("combine", "reduce_scatter"))
+    for name, op in ways:
         whole = _exchange(replica, op, group, rows * len(group) * row)
         copies = layout.ep * (1 - (1 - 1 / layout.ep) ** moe.top_k)
         sparse = _exchange(replica, "all_to_all", group, rows * copies * row)
@@ -93,9 +94,7 @@ def _experts(replica: Replica, index: int, batch: Batch, layers: int) -> list[Li
     return found
 
 
-def _exchange(
-    replica: Replica, op: Op, group: Sequence[int], num_bytes: float
-) -> Price:
+def _exchange(replica: Replica, op: Op, group: Sequence[int], num_bytes: float) -> Price:
     pricing = replica.pricing
     at_once = replica.cut.layout.pp
     return collective_price(
@@ -163,5 +162,7 @@ def between_pieces(handoffs: Sequence[Price], back: Price | None) -> list[Piece]
     because = f"{len(handoffs)} x {slowest.because}"
     return [
         Piece("hand-off", seconds, because, slowest.source, slowest.spread, "hand-off", True),
-        Piece("tokens back", back.seconds, back.because, back.source, back.spread, "hand-off", True),
+        Piece(
+            "tokens back", back.seconds, back.because, back.source, back.spread, "hand-off", True
+        ),
     ]

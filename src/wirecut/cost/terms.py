@@ -16,8 +16,8 @@ from wirecut.layout.plan import Cut
 from wirecut.layout.stages import Stages
 
 Phase = Literal["prefill", "decode"]
-# What a term is spent on: arithmetic, reading memory, wires by axis, stages that wait, the runtime's
-# own work, and other requests.
+# What a term is spent on: arithmetic, reading memory, wires by axis, stages that wait, the
+# runtime's own work, and other requests.
 Kind = Literal[
     "compute", "memory", "all-reduce", "all-to-all", "hand-off", "bubble", "overhead", "wait"
 ]

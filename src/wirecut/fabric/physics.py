@@ -20,7 +20,7 @@ PCIE_SHARE = 0.62  # of a slot's raw rate, after packet heads (256 B of payload 
 PCIE_LATENCY = 7.4e-6
 # What is left of a slot's rate when more than two devices send to each other at once through the
 # root complex of the hosts that have such slots.
-ROOT_SHARE = {"pcie5": 0.65, "pcie4": 0.25, "pcie3": 1.0, "pcie2": 1.0, "pcie2x4": 1.0}
+ROOT_SHARE = {"pcie5": 0.65, "pcie4": 0.7, "pcie3": 1.0, "pcie2": 1.0, "pcie2x4": 1.0}
 # Through host memory: seconds, and what a library's copy through shared memory reaches at most; a
 # byte crosses the slot of each end and the host's memory twice.
 BOUNCED_LATENCY, BOUNCED_SHARE, HOST_COPY = 11e-6, 0.5, 3.7e9
