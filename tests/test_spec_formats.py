@@ -219,3 +219,26 @@ def test_no_harmed_configuration_crashes(data):
 def test_fields_say_where_they_are_from():
     with pytest.raises(ModelError, match=r"^here: inside: size is 'x'"):
         Fields({"inside": {"size": "x"}}, "here").inner("inside").count("size")
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("nvidia/Qwen3.6-27B-NVFP4", 0.001),  # all but the small projections of linear attention
+        ("nvidia/Gemma-4-31B-IT-NVFP4", 0.29),  # attention stays
+        ("nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8", 0.001),
+        ("nvidia/Kimi-K2.5-NVFP4", 0.006),  # 61 x 101 M of attention in 1,026 B
+        ("MiniMaxAI/MiniMax-M2.5", 0.001),
+    ],
+)
+def test_names_in_lists_of_modules_meet_the_tensors(name, plain):
+    spec = find_bundled(name)
+    assert spec is not None
+    linears = [
+        (tensor.elements * count, tensor.format)
+        for layer, count in spec.kinds.items()
+        for tensor in spec.layer_tensors(layer)
+        if tensor.is_linear and tensor.part not in ("router", "decay")
+    ]
+    kept = sum(elements for elements, format in linears if not format)
+    assert kept / sum(elements for elements, _ in linears) == pytest.approx(plain, abs=0.004)

@@ -81,8 +81,10 @@ class Attention:
             for part, width in kept:
                 out = (self.kv_heads * width,)
                 yield cut(f"{part}_proj.bias", "bias", out, **by_group)
-        if self.gate_dim:
-            yield column("g_proj.weight", "z", self.heads * self.gate_dim, hidden, **by_head)
+        if self.gate_dim:  # Qwen keeps a gate as wide as the queries in their own matrix
+            name = "q_proj.gate" if self.gate_dim == self.head_dim else "g_proj"
+            out = self.heads * self.gate_dim
+            yield column(f"{name}.weight", "z", out, hidden, **by_head)
         yield row("o_proj.weight", "o", hidden, wide, **by_head)
         if self.out_bias:
             yield whole("o_proj.bias", "bias", hidden)

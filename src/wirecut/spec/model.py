@@ -67,8 +67,8 @@ def layer_tensors(layer: Layer, hidden: int) -> tuple[Tensor, ...]:
         own = layer.mixer.tensors(hidden)
         found += [replace(tensor, name=f"{layer.mixer_name}.{tensor.name}") for tensor in own]
     if layer.mlp:
-        own = layer.mlp.tensors(hidden)
-        found += [replace(tensor, name=f"{layer.mlp_name}.{tensor.name}") for tensor in own]
+        at = f"{layer.mlp_name}." if layer.mlp_name else ""
+        found += [replace(one, name=at + one.name) for one in layer.mlp.tensors(hidden)]
     found += layer.extra
     formats = dict(layer.formats)
     return tuple(replace(tensor, format=formats.get(tensor.name, "")) for tensor in found)

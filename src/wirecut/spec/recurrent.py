@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from wirecut.spec.mixer import Held
-from wirecut.spec.tensor import Tensor, column, cut, row, whole
+from wirecut.spec.tensor import Part, Tensor, column, cut, row, whole
+
+_PARTS: dict[str, Part] = {"q": "q", "k": "k", "v": "v"}
 
 
 class Recurrent:
@@ -67,20 +69,20 @@ class LinearAttention(Recurrent):
         keys, values = self.key_heads * self.key_dim, self.value_heads * self.value_dim
         by_key = {"units": self.key_heads, "groups": self.key_heads}
         by_value = {"units": self.value_heads, "groups": self.key_heads}
-        yield column("q_proj.weight", "q", keys, hidden, **by_key)
-        yield column("k_proj.weight", "k", keys, hidden, **by_key)
-        yield column("v_proj.weight", "v", values, hidden, **by_value)
-        for name, width, units in (
-            ("q", keys, by_key),
-            ("k", keys, by_key),
-            ("v", values, by_value),
-        ):
-            yield cut(f"{name}_conv1d.weight", "small", (width, 1, self.conv), **units)
-        yield column("b_proj.weight", "decay", self.value_heads, hidden, **by_value)
+        fused = self.decay_rank is None  # how the checkpoint names and joins its projections
+        parts = (("q", keys, by_key), ("k", keys, by_key), ("v", values, by_value))
+        for name, width, units in parts:
+            at = f"in_proj_qkv.{name}" if fused else f"{name}_proj"
+            yield column(f"{at}.weight", _PARTS[name], width, hidden, **units)
+        for name, width, units in parts:
+            at = f"conv1d.{name}" if fused else f"{name}_conv1d"
+            yield cut(f"{at}.weight", "small", (width, 1, self.conv), **units)
+        at = "in_proj_b" if fused else "b_proj"
+        yield column(f"{at}.weight", "decay", self.value_heads, hidden, **by_value)
         yield cut("A_log", "small", (self.value_heads,), **by_value)
         if self.decay_rank is None:
-            yield column("a_proj.weight", "decay", self.value_heads, hidden, **by_value)
-            yield column("z_proj.weight", "z", values, hidden, **by_value)
+            yield column("in_proj_a.weight", "decay", self.value_heads, hidden, **by_value)
+            yield column("in_proj_z.weight", "z", values, hidden, **by_value)
             yield cut("dt_bias", "small", (self.value_heads,), **by_value)
         else:
             rank = self.decay_rank
@@ -93,7 +95,8 @@ class LinearAttention(Recurrent):
                 yield whole("g_a_proj.weight", "decay", rank, hidden)
                 yield column("g_b_proj.weight", "decay", values, rank, **by_value)
         yield whole("norm.weight", "norm", self.value_dim)
-        yield row("o_proj.weight", "o", hidden, values, **by_value)
+        at = "out_proj" if fused else "o_proj"
+        yield row(f"{at}.weight", "o", hidden, values, **by_value)
 
     @property
     def state(self) -> tuple[Held, ...]:

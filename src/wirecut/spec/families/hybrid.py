@@ -210,7 +210,8 @@ def gemma4(fields: Fields) -> Body:
             own = replace(own, kv_shared=True)
             if doubled and isinstance(feed, Mlp):
                 last = replace(feed, intermediate=2 * feed.intermediate)
-        found.append(Layer(own, last, norms, extra))
+        name = "" if isinstance(feed, Moe) else "mlp"
+        found.append(Layer(own, last, norms, extra, mlp_name=name))
     return Body(
         tuple(found), tied=True, extra=_per_layer_inputs(fields), prefix="model.language_model."
     )
@@ -224,7 +225,7 @@ def _gemma_feed(
     feed: Mlp | Moe = mlp(fields)
     if fields.flag("enable_moe_block"):
         # The dense MLP beside the experts is what every token passes: a shared expert.
-        feed = routed(fields, shared=fields.count("intermediate_size"))
+        feed = routed(fields, shared=fields.count("intermediate_size"), shared_name="mlp")
         norms += tuple(
             f"{at}_feedforward_layernorm_{n}.weight"
             for at, n in (("post", 1), ("post", 2), ("pre", 2))
