@@ -23,24 +23,20 @@ WORST = 1.0
 MOST = {"memory": 0.97, "share": 0.97}  # of the datasheet: no constant promises more
 LEAST = {"edge": 0.1, "start_s": 1e-6, "step_s": 1e-13}
 BY_FORMAT = {"gemm": "products", "experts": "experts"}
-# Constants by operator and, where only one says something, format.
+DECODE = ("decode_start_s", "decode_memory", "decode_vector", "decode_edge")
+PREFILL = ("prefill_start_s", "prefill_share", "prefill_edge")
+# Constants by operator and, where only some of them say something, formats. Most models have heads
+# of 128 and no window: prefill is theirs in the end, only the softmax is from all.
 OTHERS = (
-    (
-        "decode",
-        "",
-        "attention",
-        ("decode_start_s", "decode_memory", "decode_vector", "decode_edge"),
-    ),
-    (
-        *("prefill", "bf16", "attention"),
-        ("prefill_start_s", "prefill_share", "prefill_edge", "prefill_softmax"),
-    ),
-    ("prefill", "fp8", "attention", ("fp8_gain",)),
-    ("latent decode", "", "attention", ("latent_start_s", "latent_share")),
-    ("latent prefill", "", "attention", ("latent_prefill_share",)),
-    ("recurrence", "decode", "linear", ("start_s", "memory")),
-    ("recurrence", "prefill", "linear", ("chunk_start_s", "share")),
-    ("elementwise", "", "elementwise", ("start_s", "memory")),
+    ("decode", (), "attention", DECODE),
+    ("prefill", ("bf16", "bf16 others"), "attention", (*PREFILL, "prefill_softmax")),
+    ("prefill", ("bf16",), "attention", PREFILL),
+    ("prefill", ("fp8",), "attention", ("fp8_gain",)),
+    ("latent decode", (), "attention", ("latent_start_s", "latent_share")),
+    ("latent prefill", (), "attention", ("latent_prefill_share",)),
+    ("recurrence", ("decode",), "linear", ("start_s", "memory")),
+    ("recurrence", ("prefill",), "linear", ("chunk_start_s", "share")),
+    ("elementwise", (), "elementwise", ("start_s", "memory")),
 )
 # Where every fit starts, so that it does not depend on the constants as they are.
 PRODUCTS = Tiles(start_s=5e-6, memory=0.8, edge=5.0, step_s=1e-10, share=0.6)
@@ -168,8 +164,8 @@ def fit(generation: Generation, cases: Sequence[Case], gpus: Mapping[str, Gpu]) 
             if operator == "gemm" and format in LAUNCHED:
                 start_s = generation.products["bf16"].start_s
                 generation = put(generation, (family, format, "start_s"), start_s)
-    for operator, format, family, names in OTHERS:
-        some = [c for c in own if c.operator == operator and format in ("", c.format)]
+    for operator, formats, family, names in OTHERS:
+        some = [c for c in own if c.operator == operator and (not formats or c.format in formats)]
         if some:
             paths = [(family, name) for name in names]
             generation = descend(generation, some, gpus, paths)

@@ -130,7 +130,7 @@ def load(data: Path, operator: str, per_group: int) -> list[Case]:
             key = kind.key(row)
             if key is None or (operator, framework, version) in ODD:
                 continue
-            if operator == "prefill" and framework == "trtllm" and key[0] == "bf16":
+            if operator == "prefill" and framework == "trtllm" and key[0].startswith("bf16"):
                 continue  # has rotary embedding and the cache's writing in it
             seconds = row["latency"] * 1e-3
             if seconds <= 0 or kind.moved(key) / seconds > peak:
@@ -213,7 +213,8 @@ def _prefill_key(row: Row) -> Key | None:
     if heads > 16 * kv_heads or (window and heads < 2 * kv_heads):
         return None
     shape = (queries, row["batch_size"], heads, kv_heads, row["head_dim"])
-    return (DTYPES[dtype], *shape, window)
+    usual = row["head_dim"] == 128 and not window
+    return (DTYPES[dtype] + ("" if usual else " others"), *shape, window)
 
 
 def _expert_key(row: Row) -> Key | None:
@@ -299,7 +300,13 @@ OPERATORS: dict[str, Operator] = {
         moved=lambda key: 0.0,
         size=lambda key: _class("queries", key[1], (128, 1024, 4096)),
         price=lambda gpu, key: prefill_attention_s(
-            gpu, key[1], 0, *key[3:6], sequences=key[2], dtype=key[0], window=key[6] or None
+            gpu,
+            key[1],
+            0,
+            *key[3:6],
+            sequences=key[2],
+            dtype=key[0].split()[0],
+            window=key[6] or None,
         ),
     ),
     "experts": Operator(

@@ -104,8 +104,8 @@ def grouped_s(
     stored, tiles = FORMATS[name], tiles_of(gpu, name, gpu.generation.experts)
     up = (2 if gated else 1) * intermediate
     weights = rows.touched * hidden * (up + intermediate) * stored.weight_bytes
-    # Rows in 16 bits: sorted (read, written), multiplied (read, written), summed (read); between the
-    # products written and read, before the activation and after it.
+    # Rows in 16 bits: sorted (read, written), multiplied (read, written), summed (read); between
+    # the products written and read, before the activation and after it.
     moved = weights + rows.pairs * (5 * hidden + 2 * up + 2 * intermediate) * 2
     work = hidden * tile_work(rows.groups, up, gpu.sms, tiles.edge)
     work += intermediate * tile_work(rows.groups, hidden, gpu.sms, tiles.edge)
