@@ -79,7 +79,7 @@ def test_methods(config, linear, activations):
         ({"num_bits": 8, "type": "float", "strategy": "tensor"}, 8, "fp8", "fp8"),
         ({"num_bits": 8, "type": "float", "strategy": "block"}, 8, "fp8-b128", "fp8"),
         ({"num_bits": 4, "type": "float", "group_size": 16}, 4, "nvfp4", "nvfp4"),
-        ({"num_bits": 4, "type": "float", "group_size": 32}, None, "mxfp4-g32", ""),
+        ({"num_bits": 4, "type": "float", "group_size": 32}, None, "mxfp4", ""),
     ],
 )
 def test_compressed_tensors(weights, inputs, linear, activations):

@@ -212,7 +212,7 @@ def _scheme(weights: Fields) -> str:
         square = strategy == "block" or bool(block)
         return "fp8-b128" if square else f"mxfp8-g{size}" if size else "fp8"
     if (bits, kind) == (4, "float"):
-        return "nvfp4" if size in (None, 16) else f"mxfp4-g{size}"
+        return "nvfp4" if size in (None, 16) else "mxfp4" if size == 32 else f"mxfp4-g{size}"
     if kind == "int" and bits in (4, 8):
         shape = "s" if weights.flag("symmetric") else "g"
         return f"int{bits}" + (f"-{shape}{size}" if size else "-row" if bits == 4 else "")
