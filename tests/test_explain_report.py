@@ -206,7 +206,7 @@ def test_many_hosts_are_counted_and_those_with_ranks_come_first():
     far = estimate("tp4", {"memory": 1e-2}, placement=(44, 45, 46, 47))
     page = read(report(plan_of(far, wires=wires), None))
     assert len(page.having("data-rank")) == 4
-    assert "and 4 more hosts, 0 of them with ranks" in page.text
+    assert "and 4 more hosts, none of them with ranks" in page.text
     assert "InfiniBand 5.00 GB/s" in page.text
 
 
@@ -241,6 +241,17 @@ def plan_winner(pricing: Pricing, ranking: Ranking, traffic: Traffic, speed: flo
     outcomes = [consider(pricing, one.cut, traffic) for one in ranking.ranked]
     field = tuple(one for one in outcomes if isinstance(one, Candidate))
     return str(Contest(field, "latency").winner(traffic, speed=speed).cut.layout)
+
+
+def test_a_load_too_small_for_all_replicas_is_won_by_fewer_of_them():
+    pricing = Pricing(big_model(), fabric(8), dtype="bf16")
+    traffic = Traffic(64, 16, concurrency=256)
+    ranking = plan(pricing, traffic)
+    most = [one for one in ranking.ranked if one.layout == "dp8"]
+    winners = map_of(most, pricing, traffic, goal="throughput")
+    assert winners is not None
+    column = winners.here[1]
+    assert [winners.cells[row][column] for row in (0, 1, 2, 8)] == ["tp1", "dp2", "dp4", "dp8"]
 
 
 def test_a_rate_has_a_map_round_itself_and_a_finite_run_has_none():

@@ -62,7 +62,8 @@ def fabric_picture(fabric: Fabric, chosen: Estimate) -> Html:
     parts = [_stage_legend(scene), _outer(scene, hosts_tree(fabric, shown))]
     if more := hosts[SHOWN_HOSTS:]:
         busy = sum(host in used for host in more)
-        words = f"and {counted(len(more), 'more host')}, {busy} of them with ranks"
+        held = "all" if busy == len(more) else str(busy) if busy else "none"
+        words = f"and {counted(len(more), 'more host')}, {held} of them with ranks"
         parts.append(el("p", words, class_="quiet"))
     return el("div", *parts, class_="fabric")
 

@@ -6,7 +6,7 @@
 Knows no words.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
@@ -14,10 +14,13 @@ from typing import Literal
 from wirecut.cost.estimate import Candidate, consider
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate
+from wirecut.layout.plan import Cut
+from wirecut.layout.rules import why_not
 from wirecut.planner.contest import Contest
 from wirecut.spec.traffic import LEAST, MOST, Traffic
 
 MOST_CUTS, MOST_BEST = 24, 24  # candidates
+MOST_VARIED = 8  # cuts that fewer replicas are asked of
 SPEEDS = tuple(10 ** (step / 6) for step in range(-12, 13))  # a hundredth to a hundred times
 CONCURRENCIES = tuple(float(2**power) for power in range(11))
 RATES = tuple(2.0**power for power in range(-5, 6))  # times the rate that was asked for
@@ -49,15 +52,35 @@ def map_of(
     goal: str,
     device_prices: tuple[float, ...] = (),
 ) -> WinnerMap | None:
-    """The map of a ranking, among the best of each cut and the best of all."""
+    """The map of a ranking, among the best of each cut, the best cuts with fewer replicas, and the
+    best of all.
+    """
     first: dict[tuple[int, int, int], Estimate] = {}
     for estimate in ranked:
         layout = estimate.cut.layout
         first.setdefault((layout.tp, layout.pp, layout.ep), estimate)
-    known = {one.layout: one for one in (*list(first.values())[:MOST_CUTS], *ranked[:MOST_BEST])}
-    outcomes = (consider(pricing, one.cut, traffic) for one in known.values())
+    best = list(first.values())
+    fewer = (cut for one in best[:MOST_VARIED] for cut in _with_fewer_replicas(one.cut, pricing))
+    cuts = {cut.layout: cut for cut in fewer}
+    cuts |= {one.cut.layout: one.cut for one in (*best[:MOST_CUTS], *ranked[:MOST_BEST])}
+    outcomes = (consider(pricing, cut, traffic) for cut in cuts.values())
     candidates = tuple(one for one in outcomes if isinstance(one, Candidate))
     return winner_map(Contest(candidates, goal, device_prices), traffic) if candidates else None
+
+
+def _with_fewer_replicas(cut: Cut, pricing: Pricing) -> Iterator[Cut]:
+    """The first replicas of a cut alone: 1, 2, 4, ... of them, with experts dealt as widely as the
+    layout deals them.
+    """
+    whole, devices = cut.layout, len(pricing.fabric.devices)
+    dp = 1
+    while dp < whole.dp:
+        ep = whole.ep * dp // whole.dp if whole.ep == whole.dp * whole.tp else whole.ep
+        if (dp * whole.tp) % max(ep, 1) == 0:
+            layout = replace(whole, dp=dp, ep=max(ep, 1))
+            if why_not(pricing.spec, layout, devices, pricing.engine.rules) is None:
+                yield Cut(layout, cut.placement[: layout.world_size], cut.stages)
+        dp *= 2
 
 
 def winner_map(contest: Contest, traffic: Traffic) -> WinnerMap | None:
