@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 
 from wirecut.errors import FabricError
 from wirecut.fabric.device import Device
@@ -19,6 +19,7 @@ from wirecut.fabric.fabric import Fabric
 from wirecut.layout.layout import Layout
 
 FEW_DEVICES = 5  # up to here every placement is tried: at most 5! of one layout
+ORDERED_DEVICES = 4  # up to here also in every order inside a TP group, where rings may differ
 ALIKE = 0.05  # devices whose rates differ by less count as equal: probes scatter as much
 
 Placement = tuple[int, ...]
@@ -65,8 +66,8 @@ def _step(rate: float) -> int:
 
 
 def every_placement(fabric: Fabric, layout: Layout) -> list[Placement]:
-    """All placements that differ, the one by islands first; replicas and the ranks of a TP group
-    in no order.
+    """All placements that differ, the one by islands first; replicas in no order, nor the ranks of
+    a TP group on more than ORDERED_DEVICES.
     """
     kinds: dict[object, int] = {}
     number = [kinds.setdefault(_facts(device), len(kinds)) for device in fabric.devices]
@@ -103,12 +104,13 @@ def _wiring(fabric: Fabric, number: Sequence[int], devices: Placement) -> tuple[
 
 def _assignments(layout: Layout, free: Placement) -> Iterator[Placement]:
     """Every choice of devices for the groups of every replica, each set of replicas once."""
+    groups = permutations if len(free) <= ORDERED_DEVICES else combinations
 
     def stages(left: int, free: Placement) -> Iterator[Placement]:
         if left == 0:
             yield ()
             return
-        for group in combinations(free, layout.tp):
+        for group in groups(free, layout.tp):
             rest = tuple(i for i in free if i not in group)
             for others in stages(left - 1, rest):
                 yield (*group, *others)
