@@ -15,7 +15,7 @@ from wirecut.cost.engines import engine_profile
 from wirecut.cost.estimate import Candidate, check_traffic, price
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected
-from wirecut.errors import UsageError, WirecutError
+from wirecut.errors import PlanError, UsageError, WirecutError
 from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.find import find_fabric
 from wirecut.layout.layout import Layout, parse_layout
@@ -152,13 +152,21 @@ def reprice(plan_file: PlanFile, layout: Layout) -> Estimate | Rejected:
 
 
 def _pricing_again(plan_file: PlanFile) -> Pricing:
-    return pricing_of(
+    """What the plan was made with. Raises PlanError when the model is another one now."""
+    pricing = pricing_of(
         plan_file.model,
         plan_file.fabric,
         engine=plan_file.engine,
         dtype=plan_file.dtype,
         limits=replace(plan_file.limits, kv_tokens=0),
     )
+    planned = plan_file.cut().stages[-1][1]
+    if planned != pricing.spec.num_layers:
+        raise PlanError(
+            f"{plan_file.model} has {pricing.spec.num_layers} layers, the plan cuts {planned}: "
+            "plan again"
+        )
+    return pricing
 
 
 def pricing_of(

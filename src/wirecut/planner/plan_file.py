@@ -55,7 +55,7 @@ def ranking_of(plan_file: PlanFile) -> Ranking:
         fragile = msgspec.convert(plan_file.fragile, tuple[Fragile, ...])
         elsewhere = msgspec.convert(plan_file.elsewhere, tuple[Elsewhere, ...])
         for estimate in (chosen, *ranked):
-            _check(estimate)
+            _check(estimate, len(plan_file.fabric.devices))
         if not all(flip.factor is None or flip.factor > 0 for flip in flips):
             raise ValueError("a flip's factor is not positive")
     except (msgspec.ValidationError, ValueError) as error:
@@ -69,8 +69,13 @@ def ranking_of(plan_file: PlanFile) -> Ranking:
     )
 
 
-def _check(estimate: Estimate) -> None:
+def _check(estimate: Estimate, num_devices: int) -> None:
     """Raise ValueError for an estimate that no pricing makes."""
+    placement, memory = estimate.cut.placement, estimate.memory
+    if not all(0 <= device < num_devices for device in placement):
+        raise ValueError(f"{estimate.layout} is placed on devices that the fabric does not have")
+    if not 0 <= memory.rank < len(placement) or memory.capacity_bytes <= 0:
+        raise ValueError(f"{estimate.layout} has the memory of no rank: {memory}")
     rates = estimate.ttft_s, estimate.tpot_s, estimate.output_tokens_per_s
     if not all(0 < rate < math.inf for rate in rates) or not estimate.terms:
         raise ValueError(f"{estimate.layout} is not priced: {rates}, {len(estimate.terms)} terms")
