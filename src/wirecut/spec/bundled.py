@@ -39,7 +39,7 @@ def catalogue_names() -> tuple[str, ...]:
 
 
 def published_parameters() -> dict[str, int]:
-    """The number of parameters that a model's page gives, by id, where it is known."""
+    """Published numbers of parameters, by id, where they are known."""
     return dict(_index()["parameters"])
 
 
