@@ -423,6 +423,10 @@ def test_small_words():
     assert numbers((0, 1, 2, 3)) == "0-3"
     assert numbers((0, 1)) == "0 and 1"
     assert numbers((0, 2, 3)) == "0, 2 and 3"
+    assert numbers((7, 6, 5, 1)) == "1 and 5-7"
+    assert numbers(range(0, 100, 2)).endswith("30 and 34 more runs")
+    many = replace(TP2, layout="pp40", stages=tuple((i, i + 1) for i in range(40)))
+    assert layout_in_words(many) == "40 stages (layers 0 | 1 | 2 | ... | 39)"
     assert (counted(1, "device"), counted(2, "device")) == ("1 device", "2 devices")
 
 

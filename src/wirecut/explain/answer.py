@@ -23,8 +23,8 @@ from wirecut.explain.words import (
     layout_in_words,
     memory_in_words,
     model_name,
-    numbers,
     percent,
+    placed_in_words,
     show_price,
     tokens_per_s,
     used_bytes,
@@ -77,14 +77,17 @@ def duel_of(plan: PlanFile, ranking: Ranking) -> Duel | None:
 
 def headline(fabric: Fabric, ranking: Ranking, duel: Duel | None) -> str:
     """The choice in one sentence; that it is too close to call is part of it."""
-    chosen = ranking.chosen
-    where = f"on {'device' if chosen.devices_used == 1 else 'devices'} {numbers(chosen.placement)}"
-    if ranking.elsewhere:
-        where += f" of {fabric_name(fabric)}"
-    choice = f"Run it as {chosen.layout}: {layout_in_words(chosen)}, {where}."
+    choice = f"Run it as {ranking.chosen.layout}: {choice_in_words(fabric, ranking)}."
     if duel is None or not duel.close:
         return choice
     return f"{choice} Too close to call: {duel.theirs.layout} may be as good."
+
+
+def choice_in_words(fabric: Fabric, ranking: Ranking) -> str:
+    """How the choice cuts the model and on which devices; of several fabrics, on which."""
+    chosen = ranking.chosen
+    words = f"{layout_in_words(chosen)}, {placed_in_words(chosen)}"
+    return f"{words} of {fabric_name(fabric)}" if ranking.elsewhere else words
 
 
 def reasons(ranking: Ranking, duel: Duel | None) -> list[str]:

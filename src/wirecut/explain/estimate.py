@@ -5,7 +5,7 @@ from wirecut.explain.page import Block, Grid, Heading, Paragraph
 from wirecut.explain.words import (
     layout_in_words,
     memory_in_words,
-    numbers,
+    placed_in_words,
     tokens_per_s,
     used_bytes,
     within,
@@ -16,13 +16,12 @@ from wirecut.units import show_bytes, show_seconds
 
 def page(estimate: Estimate, traffic: Traffic) -> list[Block]:
     """Totals, memory, then the terms of each phase."""
-    memory, plural = estimate.memory, "" if estimate.devices_used == 1 else "s"
-    where = f"on device{plural} {numbers(estimate.placement)}"
+    memory = estimate.memory
     low, high = estimate.interval["output_tokens_per_s"]
     rates = f"{tokens_per_s(low)} to {tokens_per_s(high)}"
     idle = f", stages idle {estimate.bubble_fraction:.0%}" if len(estimate.stages) > 1 else ""
     return [
-        Heading(f"{estimate.layout}: {layout_in_words(estimate)}, {where}"),
+        Heading(f"{estimate.layout}: {layout_in_words(estimate)}, {placed_in_words(estimate)}"),
         Paragraph(
             f"{traffic.describe()}: {tokens_per_s(estimate.output_tokens_per_s)} tok/s ({rates}), "
             f"{estimate.requests_per_s:.3g} requests/s, {estimate.running} at once a replica{idle}"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from wirecut.cost.terms import Estimate, Kind, Memory
 from wirecut.explain.answer import (
+    choice_in_words,
     duel_of,
     headline_rows,
     question,
@@ -28,11 +29,8 @@ from wirecut.explain.tables import elsewhere_cells, longest_shown, ranking_cells
 from wirecut.explain.words import (
     counted,
     devices_in_words,
-    fabric_name,
     kind_name,
-    layout_in_words,
     model_name,
-    numbers,
 )
 from wirecut.layout.plan import PlanFile
 from wirecut.planner.map import WinnerMap
@@ -89,15 +87,12 @@ def _header(plan: PlanFile, ranking: Ranking, duel: Duel | None) -> Html:
     close = duel is not None and duel.close
     pill = "too close to call" if close else "the choice stands"
     sure = "close" if close else "sure"
-    where = f"on {'device' if chosen.devices_used == 1 else 'devices'} {numbers(chosen.placement)}"
     mark = [el("em", pill, class_=sure)] if duel is not None and duel.margin is not None else []
-    if ranking.elsewhere:
-        where += f" of {fabric_name(plan.fabric)}"
     return el(
         "header",
         el("p", f"{question(plan)}; {devices_in_words(plan.fabric)}", class_="quiet"),
         el("h1", "Run it as ", el("strong", chosen.layout), *mark),
-        el("p", f"{layout_in_words(chosen)}, {where}", class_="lead"),
+        el("p", choice_in_words(plan.fabric, ranking), class_="lead"),
         *(el("p", one) for one in reasons(ranking, duel)),
         *banners,
     )

@@ -11,6 +11,7 @@ from wirecut.layout.layout import parse_layout
 from wirecut.spec.traffic import Traffic
 from wirecut.units import show_bytes, show_seconds
 
+SHOWN_NUMBERS, SHOWN_STAGES = 16, 16
 KIND_NAMES: dict[Kind, str] = {"wait": "waiting"}
 
 
@@ -91,8 +92,10 @@ def layout_in_words(estimate: Estimate) -> str:
     layout = parse_layout(estimate.layout)
     parts: list[str] = []
     if layout.pp > 1:
-        stages = " | ".join(_layers(first, last) for first, last in estimate.stages)
-        parts.append(f"{layout.pp} stages (layers {stages})")
+        stages = [_layers(first, last) for first, last in estimate.stages]
+        if len(stages) > SHOWN_STAGES:
+            stages = [*stages[:3], "...", stages[-1]]
+        parts.append(f"{layout.pp} stages (layers {' | '.join(stages)})")
     if layout.tp > 1:
         parts.append(f"every layer cut over {layout.tp} devices")
     replica = ", ".join(parts)
@@ -113,11 +116,24 @@ def _layers(first: int, last: int) -> str:
 
 
 def numbers(values: Iterable[int]) -> str:
-    """Device numbers: '0-3', '0 and 2'."""
-    found = list(values)
-    if len(found) > 2 and found == list(range(found[0], found[-1] + 1)):
-        return f"{found[0]}-{found[-1]}"
-    return listed([str(value) for value in found])
+    """Device numbers: '0-3', '0 and 2', '0-7, 16-23 and 6 more runs'."""
+    runs: list[list[int]] = []
+    for value in sorted(values):
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    words: list[str] = []
+    for run in runs:
+        words += [str(one) for one in run] if len(run) < 3 else [f"{run[0]}-{run[-1]}"]
+    more = len(words) - SHOWN_NUMBERS
+    return listed([*words[:SHOWN_NUMBERS], *([f"{more} more runs"] if more > 0 else [])])
+
+
+def placed_in_words(estimate: Estimate) -> str:
+    """'on devices 0-3'."""
+    noun = "device" if estimate.devices_used == 1 else "devices"
+    return f"on {noun} {numbers(estimate.placement)}"
 
 
 def within(interval: tuple[float, float]) -> str:
