@@ -90,13 +90,18 @@ def _rate(lane: Lane) -> float:
 
 def _boxes(fabric: Fabric, group: Sequence[int]) -> list[list[int]]:
     boxes: list[list[int]] = []
+    of_host: dict[str, list[list[int]]] = {}
+    apart = bool(fabric.trunks) and fabric.hosts_are_alike
+    apart = apart and all(is_network(trunk.kind) for trunk in fabric.trunks)
     for device in group:
-        for box in boxes:
+        near = of_host.setdefault(fabric.devices[device].host, [])
+        for box in near if apart else boxes:
             if not is_network(fabric.link(box[0], device).kind):
                 box.append(device)
                 break
         else:
             boxes.append([device])
+            near.append(boxes[-1])
     return boxes
 
 

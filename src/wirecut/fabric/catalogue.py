@@ -10,7 +10,6 @@ The numbers are in `devices.toml` beside this file, read when first asked for.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
 
@@ -160,6 +159,7 @@ def _key(name: str) -> str:
 
 def _nearest(key: str) -> list[str]:
     """Up to four names, the most alike first."""
+    from difflib import SequenceMatcher  # slow to load, and for mistakes only
 
     def likeness(spec: DeviceSpec) -> float:
         names = (_key(name) for name in (spec.name, *spec.aliases))

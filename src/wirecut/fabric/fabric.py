@@ -251,6 +251,11 @@ class Fabric:
             (order.setdefault(self.devices[i].host, len(order)), *places[i]) for i in devices
         )
 
+    @property
+    def hosts_are_alike(self) -> bool:
+        """Whether nothing but trunks joins hosts, so that one pair of hosts is as any other."""
+        return self._places is not None
+
     @cached_property
     def _places(self) -> tuple[tuple[int, int], ...] | None:
         """(what its host is like, place in its host) of each device; None where hosts are joined by
