@@ -288,10 +288,13 @@ def test_where_numbers_come_from_is_said_for_what_it_is():
     assert "`wirecut probe` measures this machine" in noted(
         TP2, wires=replace(here, devices=devices)
     )
-    typed = replace(here, made=replace(MADE, how="typed: 2xL40S"))
+    known = tuple(replace(one, source="datasheet") for one in here.devices)
+    typed = replace(here, devices=known, made=replace(MADE, how="typed: 2xL40S"))
     text = noted(TP2, wires=typed)
     assert text == "Figures of 2xL40S are datasheets' and published ones; none is measured there."
-    assert "probe" not in text
+    assert "Figures of here are" in noted(TP2, wires=replace(here, devices=known))
+    guess = replace(TP2, terms=tuple(replace(one, source="assumed") for one in TP2.terms))
+    assert "Some numbers are assumed" in noted(guess)
     assert noted(TP2) == ""
 
 

@@ -17,8 +17,8 @@ def notes(plan: PlanFile, ranking: Ranking) -> list[Note]:
     """The notes of a plan, the gravest first."""
     return [
         *_warnings(plan, ranking),
-        *_fragile(plan.fabric, ranking),
         *_origin(plan.fabric, ranking),
+        *_fragile(plan.fabric, ranking),
     ]
 
 
@@ -64,12 +64,12 @@ def _measure(fabric: Fabric) -> str:
 
 def _origin(fabric: Fabric, ranking: Ranking) -> list[Note]:
     """Where numbers come from that nobody measured here, and how to have measured ones."""
-    how, sources = fabric.made.how, {term.source for term in ranking.chosen.terms}
-    if how.startswith("typed: "):
+    devices = {device.source for device in fabric.devices}
+    if devices == {"assumed"}:
+        return [Note("Numbers are assumed, not measured: `wirecut probe` measures this machine.")]
+    if "measured" not in devices:
         figures = f"Figures of {fabric_name(fabric)} are datasheets' and published ones"
         return [Note(f"{figures}; none is measured there.")]
-    if {device.source for device in fabric.devices} == {"assumed"}:
-        return [Note("Numbers are assumed, not measured: `wirecut probe` measures this machine.")]
-    if "assumed" in sources:
+    if any(term.source == "assumed" for term in ranking.chosen.terms):
         return [Note("Some numbers are assumed: `wirecut probe` on that machine measures them.")]
     return []
