@@ -89,7 +89,7 @@ def test_a_pipe_gets_plain_lines_of_at_most_100_columns(capsys):
 
 def test_every_budget_row_adds_up_as_printed():
     third = estimate("tp2", {"memory": 1e-2 / 3, "all-reduce": 1e-2 / 3, "overhead": 1e-2 / 3})
-    blocks = budget_table(plan_of(third), shown_rows([third, PP2, TP1], N))
+    blocks = budget_table(N, shown_rows([third, PP2, TP1], N))
     grid = next(block for block in blocks if isinstance(block, Grid))
     assert grid.columns[:2] == ("layout", ">total")
     assert [one.removeprefix(">") for one in grid.columns[2:-1]] == [
@@ -125,7 +125,7 @@ def test_times_are_shown_with_four_digits(longest):
 
 def test_one_hopeless_layout_leaves_the_others_their_bars():
     slow = estimate("pp4", {"memory": 1.0})
-    blocks = budget_table(plan_of(TP2, TP1, slow), shown_rows([TP2, TP1, slow], N))
+    blocks = budget_table(N, shown_rows([TP2, TP1, slow], N))
     grid = next(block for block in blocks if isinstance(block, Grid))
     bars = [row[-1] for row in grid.rows]
     assert bars[2].endswith("»")

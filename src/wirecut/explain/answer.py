@@ -52,7 +52,7 @@ def answer(plan: PlanFile) -> list[Block]:
         Paragraph(devices_in_words(plan.fabric)),
         *_head(plan, ranking, duel),
         *ranking_table(plan, ranking, rows),
-        *budget_table(plan, rows),
+        *budget_table(plan.traffic.output_tokens, rows),
         *_elsewhere(plan, ranking),
     ]
     if duel is not None:

@@ -1,7 +1,9 @@
 """One layout's price in words: its totals, and every term with its formula."""
 
 from wirecut.cost.terms import Estimate, Memory, Rejected
+from wirecut.explain.budget import Row
 from wirecut.explain.page import Block, Grid, Heading, Paragraph
+from wirecut.explain.tables import budget_table
 from wirecut.explain.words import (
     layout_in_words,
     memory_in_words,
@@ -15,7 +17,7 @@ from wirecut.units import show_bytes, show_seconds
 
 
 def page(estimate: Estimate, traffic: Traffic) -> list[Block]:
-    """Totals, memory, then the terms of each phase."""
+    """Totals, memory, where a request's time goes, then the terms of each phase."""
     memory = estimate.memory
     low, high = estimate.interval["output_tokens_per_s"]
     rates = f"{tokens_per_s(low)} to {tokens_per_s(high)}"
@@ -30,6 +32,7 @@ def page(estimate: Estimate, traffic: Traffic) -> list[Block]:
             f"{show_bytes(used_bytes(memory))} {memory_in_words(memory, estimate.placement)}: "
             f"{_parts(memory)}; room for {memory.kv_tokens} tokens of KV"
         ),
+        *budget_table(traffic.output_tokens, [Row(1, estimate)]),
         Heading(f"TTFT {show_seconds(estimate.ttft_s)}  ({within(estimate.interval['ttft_s'])})"),
         _terms(estimate, "prefill"),
         Heading(f"TPOT {show_seconds(estimate.tpot_s)}  ({within(estimate.interval['tpot_s'])})"),

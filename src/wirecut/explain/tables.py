@@ -1,6 +1,6 @@
 """The two tables that a person scans: how the layouts rank, and where each one's time goes.
 
-[*ranking_table(plan, rows), *budget_table(plan, rows)]
+[*ranking_table(plan, rows), *budget_table(128, rows)]
 """
 
 import math
@@ -136,13 +136,12 @@ def _few(names: Sequence[str]) -> str:
     return listed([*names[:SHOWN_ALIKE], *([f"{more} more"] if more > 0 else [])])
 
 
-def budget_table(plan: PlanFile, rows: Sequence[Row]) -> list[Block]:
+def budget_table(output_tokens: int, rows: Sequence[Row]) -> list[Block]:
     """Seconds of one request by kind of time, a row a layout, with a bar; each row adds up to the
     request as printed.
     """
-    outputs = plan.traffic.output_tokens
-    parts = [by_kind(row.estimate, outputs) for row in rows]
-    longest = longest_shown([whole_request(row.estimate, outputs) for row in rows])
+    parts = [by_kind(row.estimate, output_tokens) for row in rows]
+    longest = longest_shown([whole_request(row.estimate, output_tokens) for row in rows])
     unit, name, digits = scale_of(longest)
     step = unit / 10**digits
     kinds: list[Kind] = [kind for kind in KINDS if any(kind in one for one in parts)]
@@ -161,7 +160,7 @@ def budget_table(plan: PlanFile, rows: Sequence[Row]) -> list[Block]:
     gap = GAP if WIDTH - taken - GAP * columns_parted >= SHORTEST_BAR else 1
     room = min(LONGEST_BAR, WIDTH - taken - gap * columns_parted)
     heading = Heading(
-        f"Where the time of one request goes, in {name} (TTFT + {outputs - 1} x TPOT)"
+        f"Where the time of one request goes, in {name} (TTFT + {output_tokens - 1} x TPOT)"
     )
     if room < SHORTEST_BAR:
         rows_alone = [(*row, "") for row in cells]

@@ -81,11 +81,12 @@ def _memory_grid(memory: Memory) -> Grid:
 
 def _worse(plan: PlanFile, ranking: Ranking, row: Row) -> list[Block]:
     """A layout that works and lost: its place, the duel with the choice, both time budgets."""
+    outputs = plan.traffic.output_tokens
     place = f", and ranks {row.place} of {len(ranking.ranked)}" if row.place else ""
     chosen, duel = Row(1, ranking.chosen), Duel.of(plan, ranking.chosen, row.estimate)
     return [
         Paragraph(f"It works{place}: {layout_in_words(row.estimate)}."),
         Paragraph(duel.sentence),
-        *duel_blocks(duel, plan.traffic.output_tokens),
-        *budget_table(plan, [chosen, row]),
+        *duel_blocks(duel, outputs),
+        *budget_table(outputs, [chosen, row]),
     ]
