@@ -33,6 +33,22 @@ operator, system and format, the lower median of vLLM, SGLang and TensorRT-LLM, 
 cache served. Bias is the median of the signed error.
 """
 
+NOTES = """
+## What is missed, and why
+
+- int8 and int4 products were measured outside of CUDA graphs; their starts are taken from bf16, so
+  small ones are priced 8 to 40 % below what the table says.
+- Prefill: "others" are heads of 64 and 256 and windows, which run other kernels on some systems;
+  fp8 is TensorRT-LLM's, whose table has rotary embedding and the cache's writing in it. The bf16
+  rows of TensorRT-LLM are left out for that: 1.1 to 1.4 times the others on long prompts.
+- Experts: tables without expert parallelism. Collectors deal tokens evenly or by a power law;
+  the formulas follow both. How uneven real routers are (`SKEW`) is assumed.
+- MLA on A100, L40S and RTX PRO 6000 runs fallback kernels. A short convolution in prefill
+  reads its input more than once.
+- Kernels of generations without a table (Turing, Ampere's and Ada's cards without ECC, CDNA) are
+  derived from the nearest one, and say `assumed`.
+"""
+
 
 def main() -> None:
     """Print the page, or the module of constants."""
@@ -48,6 +64,7 @@ def main() -> None:
     print(HEAD.format(date=date.today(), version=__version__, most=PER_GROUP))
     for line in page(cases, known):
         print(line)
+    print(NOTES, end="")
 
 
 def page(cases: Sequence[Case], known: Mapping[str, Gpu]) -> Iterator[str]:
