@@ -1,5 +1,7 @@
 """`wirecut plan`: choose the cut and say why."""
 
+import gc
+
 from wirecut.cli.options import (
     ConcurrencyOpt,
     DeviceOpt,
@@ -44,6 +46,7 @@ def plan(
     as_json: JsonOpt = False,
 ) -> None:
     """Choose the cut of MODEL for this load, and say why."""
+    gc.disable()  # a short run of arithmetic that leaves no cycles: a tenth sooner
     from wirecut.api import plan_file_of, report
     from wirecut.layout.plan import save_plan
     from wirecut.planner.prices import read_prices

@@ -11,7 +11,6 @@ from os import PathLike
 from pathlib import Path
 
 from wirecut.errors import FabricError
-from wirecut.fabric.discover import discover
 from wirecut.fabric.fabric import Fabric, load_fabric
 from wirecut.files import cache_dir
 
@@ -25,6 +24,8 @@ def find_fabric(name: str | PathLike[str] | None, device: str | None = None) -> 
     another machine, or of another number of devices, is not taken. Raises FabricError.
     """
     if name is None:
+        from wirecut.fabric.discover import discover  # drivers, which other fabrics do not need
+
         _no_device(device, "this machine")
         probed, here = cache_dir() / "fabric.json", discover()
         last = load_fabric(probed) if probed.is_file() else here

@@ -25,18 +25,25 @@ Near = Callable[[float, float], bool]
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A contest, who wins it under `traffic`, and the candidates that are among the best near."""
+    """A contest, who wins it under `traffic`, the candidates that are among the best near, and the
+    best of each (tp, pp): what to ask first about other loads.
+    """
 
     whole: Contest
     traffic: Traffic
     chosen: Candidate
     candidates: dict[int, Candidate]
+    unlike: Contest
 
     @classmethod
     def near(cls, contest: Contest, traffic: Traffic) -> "Field":
         """The best of this load on slow, these and fast wires."""
-        best = contest.order(traffic)[:BEST]
-        field = cls(contest, traffic, best[0], {id(one): one for one in best})
+        order = contest.order(traffic)
+        best, of_pair = order[:BEST], dict[tuple[int, int], Candidate]()
+        for one in order:
+            of_pair.setdefault((one.cut.layout.tp, one.cut.layout.pp), one)
+        unlike = contest.among(tuple(of_pair.values()))
+        field = cls(contest, traffic, best[0], {id(one): one for one in best}, unlike)
         field.join(contest.winner(traffic, speed=speed) for speed in SAMPLED)
         return field
 
@@ -51,7 +58,7 @@ class Field:
 
     def alone(self) -> "Field":
         """The same few, asked without the rest."""
-        return Field(self.few, self.traffic, self.chosen, dict(self.candidates))
+        return Field(self.few, self.traffic, self.chosen, dict(self.candidates), self.few)
 
     def nearest(
         self, steps: Sequence[float], wins: Wins, near: Near

@@ -148,7 +148,8 @@ def load_flips(field: Field) -> Iterator[Flip]:
 def _concurrency_flips(field: Field, now: int) -> Iterator[Flip]:
     traffic = field.traffic
     ends = {1, min(MOST_CONCURRENT, 16 * now)} - {now}
-    field.join(field.whole.winner(replace(traffic, concurrency=users)) for users in ends)
+    unlike = field.unlike
+    field.join(unlike.winner(replace(traffic, concurrency=users)) for users in ends)
 
     def wins(contest: Contest, users: float) -> Candidate:
         return contest.winner(replace(traffic, concurrency=int(users)))
@@ -166,7 +167,8 @@ def _concurrency_flips(field: Field, now: int) -> Iterator[Flip]:
 def _rate_flips(field: Field, now: float) -> Iterator[Flip]:
     traffic = field.traffic
     ends = (now / 16, min(MOST, now * 16))
-    field.join(field.whole.winner(replace(traffic, rate=rate)) for rate in ends)
+    unlike = field.unlike
+    field.join(unlike.winner(replace(traffic, rate=rate)) for rate in ends)
 
     def wins(contest: Contest, rate: float) -> Candidate:
         return contest.winner(replace(traffic, rate=rate))
