@@ -319,10 +319,12 @@ def test_an_assumed_number_that_decided_is_named_with_what_would_measure_it():
 def test_targets_decide_before_the_goal():
     bound = replace(TRAFFIC, tpot_ms=9.0)
     plan_file = plan_of(TP2, TP1, traffic=bound)
-    assert Duel.of(plan_file, TP2, TP1).sentence == "tp2 meets TPOT 9 ms, tp1 misses it by 41%."
+    assert (
+        Duel.of(plan_file, TP2, TP1).sentence == "tp2 meets TPOT 9 ms, tp1 is 41% over TPOT 9 ms."
+    )
     hard = plan_of(TP2, TP1, traffic=replace(TRAFFIC, tpot_ms=4.0))
     both = Duel.of(hard, TP2, TP1)
-    assert both.sentence == "tp2 misses TPOT 4 ms by 100%, tp1 by 218%."
+    assert both.sentence == "tp2 takes 2 times TPOT 4 ms, tp1 takes 3.18 times TPOT 4 ms."
     assert not both.close
 
 

@@ -16,12 +16,13 @@ from wirecut.explain.words import (
     counted,
     listed,
     load_in_words,
+    missed_in_words,
     percent,
     targets_in_words,
     tokens_per_s,
 )
 from wirecut.layout.plan import PlanFile
-from wirecut.planner.contest import TIE, misses
+from wirecut.planner.contest import TIE, Miss, misses
 from wirecut.planner.prices import hourly, per_million
 from wirecut.units import show_seconds
 
@@ -54,11 +55,11 @@ def token_price(plan: PlanFile, one: Estimate) -> float:
     return per_million(each, one.output_tokens_per_s)
 
 
-def worst_miss(plan: PlanFile, one: Estimate) -> float:
-    """By how much of it the worst missed target is missed; 0 when all are met."""
+def worst_miss(plan: PlanFile, one: Estimate) -> Miss | None:
+    """The target that is missed by the largest share of it; None when all are met."""
     rate = one.output_tokens_per_s
     missed = misses(one.ttft_s, one.tpot_s, rate, plan.traffic, goal=plan.goal)
-    return max((miss.by for miss in missed), default=0.0)
+    return max(missed, key=lambda miss: miss.by, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,9 @@ class Duel:
         lines = tuple(compare(ours, theirs, outputs))
         doubt_s = doubt(ours, theirs, outputs)
         missed = [worst_miss(plan, one) for one in (ours, theirs)]
-        if abs(missed[0] - missed[1]) > TIE:
-            verdict = _by_target(plan, ours, theirs, missed)
+        by = [0.0 if miss is None else miss.by for miss in missed]
+        if abs(by[0] - by[1]) > TIE:
+            verdict = f"{_met(plan, ours, missed[0])}, {_met(plan, theirs, missed[1])}"
             return cls(ours, theirs, lines, verdict, doubt_s=doubt_s)
         seconds = [whole_request(one, outputs) for one in (ours, theirs)]
         scores = [score(plan, one) for one in (ours, theirs)]
@@ -111,12 +113,11 @@ class Duel:
         return f"{self.verdict} ({percent(low)} to {percent(high)}): {decided(self.lines)}."
 
 
-def _by_target(plan: PlanFile, ours: Estimate, theirs: Estimate, missed: Sequence[float]) -> str:
-    limits = targets_in_words(plan.traffic) or load_in_words(plan.traffic)
-    if not missed[0]:
-        return f"{ours.layout} meets {limits}, {theirs.layout} misses it by {percent(missed[1])}"
-    by = [percent(one) for one in missed]
-    return f"{ours.layout} misses {limits} by {by[0]}, {theirs.layout} by {by[1]}"
+def _met(plan: PlanFile, one: Estimate, miss: Miss | None) -> str:
+    """'tp2 meets TPOT 9 ms' or 'tp1 is 41% over TPOT 9 ms'."""
+    if miss is None:
+        return f"{one.layout} meets {targets_in_words(plan.traffic) or load_in_words(plan.traffic)}"
+    return f"{one.layout} {missed_in_words(miss)}"
 
 
 def _tie(ours: Estimate, theirs: Estimate, sooner: float) -> str:

@@ -106,10 +106,10 @@ def _link(fabric: Fabric, a: int, b: int) -> Link | None:
 
 def leaned_on(fabric: Fabric, cut: Cut) -> Link | None:
     """The wire that a cut leans on: of its first TP group, else from its first stage to the next;
-    None for a model that no wire joins.
+    of a cut that needs none the fabric's first, None where there is none.
     """
     tp, pp = cut.layout.tp, cut.layout.pp
     if tp * pp == 1:
-        return None
+        return next(iter(fabric.sample_links), None)
     group = cut.placement[:tp] if tp > 1 else cut.placement[:2]
     return fabric.slowest_link(group)

@@ -27,9 +27,9 @@ def _warnings(plan: PlanFile, ranking: Ranking) -> list[Note]:
     chosen, found = ranking.chosen, list[Note]()
     rate, traffic = chosen.output_tokens_per_s, plan.traffic
     for miss in misses(chosen.ttft_s, chosen.tpot_s, rate, traffic, goal="latency"):
-        name = miss.what.removesuffix("_ms").upper()
-        nearest = f"{chosen.layout} comes nearest with {miss.value:.3g} ms, {miss.by:.0%} over"
-        found.append(Note(f"No layout meets {name} {miss.target:g} ms: {nearest}."))
+        target = f"{miss.what.removesuffix('_ms').upper()} {miss.target:g} ms"
+        nearest = f"{chosen.layout} comes nearest with {miss.value:.3g} ms"
+        found.append(Note(f"No layout meets {target}: {nearest}."))
     asked = traffic.rate
     if asked is not None and chosen.requests_per_s < asked * KEEPS_UP:
         most = f"{chosen.requests_per_s:.3g} requests/s"

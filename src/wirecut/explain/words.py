@@ -8,6 +8,7 @@ from wirecut.cost.terms import Estimate, Kind, Memory
 from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.wires import words_for
 from wirecut.layout.layout import parse_layout
+from wirecut.planner.contest import Miss
 from wirecut.spec.traffic import Traffic
 from wirecut.units import show_bytes, show_seconds
 
@@ -154,3 +155,13 @@ def percent(share: float) -> str:
 def show_price(price: float) -> str:
     """'12.50' or '0.0123': in the user's own money."""
     return f"{price:.2f}" if price >= 1 else f"{price:.3g}"
+
+
+def missed_in_words(miss: Miss) -> str:
+    """'is 41% over TPOT 9 ms', 'takes 12.7 times TTFT 500 ms'."""
+    if miss.what == "rate":
+        return f"answers {miss.value:.3g} of {miss.target:g} requests/s"
+    target = f"{miss.what.removesuffix('_ms').upper()} {miss.target:g} ms"
+    if miss.by < 1:
+        return f"is {percent(miss.by)} over {target}"
+    return f"takes {miss.value / miss.target:.3g} times {target}"
