@@ -22,7 +22,7 @@ from wirecut.layout.stages import Room, cut_stages
 from wirecut.planner.cutting import cut_for
 from wirecut.planner.place import every_placement, place, placements
 from wirecut.planner.plan import plan
-from wirecut.planner.space import all_layouts
+from wirecut.planner.space import all_layouts, has_experts
 from wirecut.spec.find import find_model
 from wirecut.spec.model import ModelSpec
 from wirecut.spec.traffic import Traffic
@@ -38,7 +38,7 @@ def brute_force(pricing: Pricing, traffic: Traffic, goal: str) -> float:
     """The best score of all layouts on all devices in all orders."""
     ids, found = range(len(pricing.fabric.devices)), [float("inf")]
     context = traffic.input_tokens + traffic.output_tokens / 2
-    for layout in all_layouts(len(ids)):
+    for layout in all_layouts(len(ids), experts=has_experts(pricing.spec)):
         if why_not(pricing.spec, layout, len(ids), pricing.engine.rules):
             continue
         for devices in itertools.permutations(ids, layout.world_size):
@@ -93,6 +93,13 @@ IRREGULAR = {
 def test_no_placement_beats_the_plan(name: str, goal: str, users: int):
     _, spec = find_model("Qwen/Qwen2.5-14B")
     check(spec, IRREGULAR[name], Traffic(512, 64, concurrency=users), goal, "vllm")
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_no_way_to_deal_experts_beats_the_plan(engine: str):
+    _, spec = find_model("Qwen/Qwen3-30B-A3B")
+    check(spec, typed_fabric("3xH100-SXM"), Traffic(512, 64, concurrency=24), "throughput", engine)
+    check(spec, IRREGULAR["pairs"], Traffic(512, 64), "latency", engine)
 
 
 @st.composite

@@ -1,6 +1,8 @@
 """`wirecut plan`: choose the cut and say why."""
 
 import gc
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from wirecut.cli.options import (
     ConcurrencyOpt,
@@ -27,6 +29,17 @@ from wirecut.cli.options import (
 from wirecut.spec.traffic import Traffic
 
 
+@contextmanager
+def _without_collection() -> Generator[None]:
+    """No garbage collection: a short run of arithmetic leaves no cycles, and is a tenth sooner."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@_without_collection()
 def plan(
     model: ModelArg,
     fabric: FabricsOpt = None,
@@ -46,7 +59,6 @@ def plan(
     as_json: JsonOpt = False,
 ) -> None:
     """Choose the cut of MODEL for this load, and say why."""
-    gc.disable()  # a short run of arithmetic that leaves no cycles: a tenth sooner
     from wirecut.api import plan_file_of, report
     from wirecut.layout.plan import save_plan
     from wirecut.planner.prices import read_prices
