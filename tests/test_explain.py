@@ -188,6 +188,13 @@ def test_ties_say_what_broke_them():
     assert "tp1 takes 1 device, not 2" in duel.sentence
 
 
+def test_a_tie_in_latency_is_no_margin_of_nothing():
+    copy = replace(TP1, layout="dp2", placement=(0, 1))
+    duel = Duel.of(plan_of(TP1, copy), TP1, copy)
+    assert duel.sentence == "Both answer in 1.40 s; tp1 takes 1 device, not 2."
+    assert not duel.close
+
+
 def test_rows_are_one_a_cut_and_copies_that_tell_nothing_are_left_out(capsys):
     work = {"memory": 12e-3}
     copies = [estimate(f"dp{i}" if i > 1 else "tp1", work, rate=88.0) for i in range(1, 9)]
@@ -304,6 +311,11 @@ def test_a_target_that_nothing_meets_and_a_load_too_great_are_told_first():
         TP2, traffic=hard
     )
     rate = Traffic(100, 11, rate=1e6)
+    near = replace(TRAFFIC, tpot_ms=8.5)
+    assert "Whether tp2 meets TPOT 8.5 ms is not sure: 8.00 ms expected, up to 8.80 ms" in noted(
+        TP2, traffic=near
+    )
+    assert noted(TP2, traffic=replace(TRAFFIC, tpot_ms=9.0)) == ""
     assert "Cannot keep up: 1e+06 requests/s come" in noted(TP2, traffic=rate)
 
 

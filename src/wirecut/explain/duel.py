@@ -90,8 +90,8 @@ class Duel:
             return cls(ours, theirs, lines, verdict, doubt_s=doubt_s)
         seconds = [whole_request(one, outputs) for one in (ours, theirs)]
         scores = [score(plan, one) for one in (ours, theirs)]
-        if plan.goal != "latency" and abs(scores[0] - scores[1]) <= TIE * scores[0]:
-            verdict = _tie(ours, theirs, seconds[1] - seconds[0])
+        if abs(scores[0] - scores[1]) <= TIE * scores[0]:
+            verdict = _tie(plan, ours, theirs)
             return cls(ours, theirs, lines, verdict, doubt_s=doubt_s)
         more = plan.goal == "throughput"
         margin = scores[1] / scores[0] - 1 if more else 1 - scores[0] / scores[1]
@@ -120,11 +120,19 @@ def _met(plan: PlanFile, one: Estimate, miss: Miss | None) -> str:
     return f"{one.layout} {missed_in_words(miss)}"
 
 
-def _tie(ours: Estimate, theirs: Estimate, sooner: float) -> str:
-    same = f"Both give {tokens_per_s(ours.output_tokens_per_s)} tok/s; {ours.layout}"
+def _tie(plan: PlanFile, ours: Estimate, theirs: Estimate) -> str:
+    """What broke a tie: fewer devices, then the sooner answer, then the plainer layout."""
+    seconds = [whole_request(one, plan.traffic.output_tokens) for one in (ours, theirs)]
+    if plan.goal == "latency":
+        same = f"Both answer in {show_seconds(seconds[0])}"
+    else:
+        same = f"Both give {tokens_per_s(ours.output_tokens_per_s)} tok/s"
     if ours.devices_used < theirs.devices_used:
-        return f"{same} takes {counted(ours.devices_used, 'device')}, not {theirs.devices_used}"
-    return f"{same} answers {show_seconds(sooner)} sooner" if sooner > 0 else f"{same} is plainer"
+        taken = f"takes {counted(ours.devices_used, 'device')}, not {theirs.devices_used}"
+        return f"{same}; {ours.layout} {taken}"
+    sooner = seconds[1] - seconds[0]
+    what = f"answers {show_seconds(sooner)} sooner" if sooner > TIE * seconds[0] else "is plainer"
+    return f"{same}; {ours.layout} {what}"
 
 
 def decided(lines: Sequence[Line]) -> str:

@@ -5,12 +5,16 @@ meets, a queue that grows.
         print(note.text)
 """
 
+from collections.abc import Iterator
+
+from wirecut.cost.terms import Estimate
 from wirecut.explain.page import Note
 from wirecut.explain.words import fabric_name, listed, wire_name
 from wirecut.fabric.fabric import Fabric
 from wirecut.layout.plan import PlanFile
 from wirecut.planner.contest import KEEPS_UP, misses
 from wirecut.planner.plan import Ranking
+from wirecut.units import show_seconds
 
 
 def notes(plan: PlanFile, ranking: Ranking) -> list[Note]:
@@ -30,11 +34,25 @@ def _warnings(plan: PlanFile, ranking: Ranking) -> list[Note]:
         target = f"{miss.what.removesuffix('_ms').upper()} {miss.target:g} ms"
         nearest = f"{chosen.layout} comes nearest with {miss.value:.3g} ms"
         found.append(Note(f"No layout meets {target}: {nearest}."))
+    found += _unsure_targets(plan, ranking.chosen)
     asked = traffic.rate
     if asked is not None and chosen.requests_per_s < asked * KEEPS_UP:
         most = f"{chosen.requests_per_s:.3g} requests/s"
         found.append(Note(f"Cannot keep up: {asked:g} requests/s come, {most} are answered."))
     return found
+
+
+def _unsure_targets(plan: PlanFile, chosen: Estimate) -> Iterator[Note]:
+    """Targets that are met, and would be missed at the other end of the interval."""
+    limits = (
+        ("TTFT", "ttft_s", chosen.ttft_s, plan.traffic.ttft_ms),
+        ("TPOT", "tpot_s", chosen.tpot_s, plan.traffic.tpot_ms),
+    )
+    for name, key, seconds, limit in limits:
+        high = chosen.interval[key][1]
+        if limit is not None and seconds * 1e3 <= limit < high * 1e3:
+            known = f"{show_seconds(seconds)} expected, up to {show_seconds(high)} possible"
+            yield Note(f"Whether {chosen.layout} meets {name} {limit:g} ms is not sure: {known}.")
 
 
 def _fragile(fabric: Fabric, ranking: Ranking) -> list[Note]:

@@ -96,7 +96,7 @@ def elsewhere_cells(
         best = one.chosen
         if best is None:
             empty = ("-",) * (len(columns) - 2)
-            cells.append((one.fabric, *empty, (one.reason or "").splitlines()[-1]))
+            cells.append((one.fabric, *empty, (one.reason or "nothing works").splitlines()[-1]))
             continue
         prices = (show_price(one.price_per_hour), show_price(one.price_per_million))
         cells.append(
