@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fabrics import FAST, SLOW, big_model, fabric, model
-from wirecut.cost.engines import WIRECUT
+from wirecut.cost.engines import WIRECUT, engine_profile
 from wirecut.cost.estimate import estimate
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected
@@ -17,11 +17,11 @@ from wirecut.fabric.fabric import Fabric
 from wirecut.layout.layout import Layout, parse_layout
 from wirecut.layout.plan import Limits, load_plan, save_plan
 from wirecut.layout.rules import why_not
+from wirecut.planner.cutting import cut_for
 from wirecut.planner.flips import Flip
+from wirecut.planner.place import place
 from wirecut.planner.plan import Ranking, plan
 from wirecut.planner.plan_file import ranking_of, to_plan_file
-from wirecut.planner.cutting import cut_for
-from wirecut.planner.place import place
 from wirecut.planner.space import all_layouts
 from wirecut.spec.model import ModelSpec
 from wirecut.spec.traffic import Traffic
@@ -144,6 +144,18 @@ def test_illegal_layouts_are_rejected_with_reasons():
     for name in every - seen:  # copies of a rejected replica
         assert parse_layout(name).dp > 1
         assert str(replace(parse_layout(name), dp=1)) in reasons
+
+
+@pytest.mark.parametrize("devices", [3, 5, 6, 7])
+def test_whole_groups_of_heads_are_dealt_unevenly_where_the_engine_can(devices: int):
+    wires = fabric(devices, **FAST, memory_bytes=16 * 10**9)
+    traffic = Traffic(100, 100)
+    ours = plan(Pricing(big_model(), wires, dtype="bf16"), traffic, goal="latency")
+    assert ours.chosen.layout == f"tp{devices}"
+    vllm = Pricing(big_model(), wires, dtype="bf16", engine=engine_profile("vllm"))
+    theirs = plan(vllm, traffic, goal="latency")
+    reasons = {one.layout: one.reason for one in theirs.rejected}
+    assert "does not divide 16 query and 8 key-value heads" in reasons[f"tp{devices}"]
 
 
 def test_nothing_fits_says_why():

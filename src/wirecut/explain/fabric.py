@@ -101,7 +101,7 @@ def _wires(nest: Nest, classes: Sequence[WireClass]) -> list[Block]:
         (
             *((one.symbol,) if several else ()),
             " ".join(dict.fromkeys(filter(None, (wire_name(one.kind), one.path)))),
-            *((str(len(one.links)),) if several else ()),
+            *((str(one.pairs),) if several else ()),
             show_seconds(one.latency_s),
             show_rate(one.bytes_per_s),
             _range([link.bytes_per_s for link in one.links], show_rate),

@@ -77,7 +77,7 @@ class Nest:
 @dataclass(frozen=True, slots=True)
 class WireClass:
     """Links of one kind and path at one level of islands. `symbol` is empty for links that are not
-    the best of their pair.
+    the best of their pair. Each of `links` stands for `times` pairs, where a trunk joins all hosts.
     """
 
     symbol: str
@@ -85,6 +85,11 @@ class WireClass:
     path: str
     level: int
     links: tuple[Link, ...]
+    times: int = 1
+
+    @property
+    def pairs(self) -> int:
+        return self.times * len(self.links)
 
     @property
     def bytes_per_s(self) -> float:
@@ -107,8 +112,11 @@ def wire_classes(fabric: Fabric, nest: Nest) -> list[WireClass]:
     fastest = sorted(found, key=lambda key: (key not in used, statistics.median(
         distance(link) for link in found[key]
     )))  # fmt: skip
+    hosts = len(fabric.hosts)
+    sampled = {id(link) for link in fabric.sample_links[len(fabric.links) :]}
+    times = {key: hosts * (hosts - 1) // 2 if id(found[key][0]) in sampled else 1 for key in found}
     return [
-        WireClass(_symbol(i) if key in used else "", *key, tuple(found[key]))
+        WireClass(_symbol(i) if key in used else "", *key, tuple(found[key]), times[key])
         for i, key in enumerate(fastest)
     ]
 

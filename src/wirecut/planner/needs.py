@@ -99,7 +99,9 @@ def _many(fabric: Fabric, count: int) -> Fabric:
 
 
 def _alone(pricing: Pricing, traffic: Traffic) -> DeviceSpec | None:
-    """The smallest known device that holds the model by itself."""
+    """The smallest known device that holds the model by itself; for GPUs."""
+    if pricing.fabric.devices[0].kind != "gpu":
+        return None
     for spec in sorted(all_devices().values(), key=lambda one: one.memory_bytes):
         one = replace(pricing.fabric.devices[0], id=0, memory_bytes=spec.memory_bytes)
         if spec.memory_bytes < pricing.spec.weight_bytes(pricing.dtype):

@@ -173,7 +173,8 @@ def _nothing_fits(pricing: Pricing, traffic: Traffic, rejected: Sequence[Rejecte
 
 def _what_would_do(pricing: Pricing, needs: Needs) -> str:
     """What the model weighs, and what would hold it."""
-    weighs = f"{pricing.spec.name} has {needs.weights_bytes / 1e9:.0f} GB of weights"
+    size, unit = (1e9, "GB") if needs.weights_bytes >= 1e9 else (1e6, "MB")
+    weighs = f"{pricing.spec.name} has {needs.weights_bytes / size:.0f} {unit} of weights"
     ways: list[str] = []
     if needs.count:
         cut = f" ({needs.layout})" if needs.count > 1 else ""
@@ -182,5 +183,5 @@ def _what_would_do(pricing: Pricing, needs: Needs) -> str:
         ways.append(f"one {needs.alone} of {show_bytes(needs.alone_bytes)}")
     if not ways:
         sizes = ", ".join(map(str, allowed_tp(pricing.spec, pricing.engine.rules)))
-        return f"{weighs}; no number of {needs.device} holds it (tp sizes that work: {sizes})"
+        return f"{weighs}; no number of devices like {needs.device} would hold it (tp sizes that work: {sizes})"
     return f"{weighs}; what would hold it: {', or '.join(ways)}"
