@@ -183,5 +183,6 @@ def _what_would_do(pricing: Pricing, needs: Needs) -> str:
         ways.append(f"one {needs.alone} of {show_bytes(needs.alone_bytes)}")
     if not ways:
         sizes = ", ".join(map(str, allowed_tp(pricing.spec, pricing.engine.rules)))
-        return f"{weighs}; no number of devices like {needs.device} would hold it (tp sizes that work: {sizes})"
+        many = f"no number of devices like {needs.device} would hold it"
+        return f"{weighs}; {many} (tp sizes that work: {sizes})"
     return f"{weighs}; what would hold it: {', or '.join(ways)}"
