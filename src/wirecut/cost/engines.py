@@ -49,7 +49,8 @@ class Steps:
 @dataclass(frozen=True, slots=True)
 class Batching:
     """Who goes into a step. `mixes`: prompts ride with decodes; else they go alone and decodes
-    wait.
+    wait. `one_prompt`: prompts that wait go one to a step, though more would fit (as benchmarks set
+    TensorRT-LLM up, whose `max_num_tokens` is then about one prompt).
 
     `in_flight`: batches a pipeline keeps in flight, as a share of its stages beyond the first; 1 is
     dealt evenly. `handoffs`: hidden states a boundary sends per token (2: the residual apart).
@@ -58,6 +59,7 @@ class Batching:
     """
 
     mixes: bool = True
+    one_prompt: bool = False
     in_flight: float = 1.0
     handoffs: int = 1
     reserves: bool = True
@@ -131,9 +133,11 @@ WIRECUT = EngineProfile(
 VLLM = EngineProfile(
     name="vllm",
     rules=EngineRules(experts="all"),
-    steps=Steps(host_s=1.5e-3, sequence_s=10e-6, request_s=15e-3, graphs=True),
+    steps=Steps(
+        host_s=2e-3, sequence_s=20e-6, request_s=20e-3, graphs=True, kernel_s=3e-6, starts=0.85
+    ),
     batching=Batching(in_flight=0.6, handoffs=2, reserves=False),
-    room=Room(share=0.9, runtime_bytes=int(1.5 * GIB), group_bytes=GIB // 2),
+    room=Room(share=0.9, runtime_bytes=2 * GIB, group_bytes=GIB // 2),
     library="custom_graph",
     step_tokens=((150, 16384), (66, 8192), (0, 2048)),
     sequences=((66, 1024), (0, 256)),
@@ -141,7 +145,9 @@ VLLM = EngineProfile(
 SGLANG = EngineProfile(
     name="sglang",
     rules=EngineRules(experts="any"),
-    steps=Steps(host_s=0.8e-3, sequence_s=5e-6, request_s=20e-3, graphs=True),
+    steps=Steps(
+        host_s=0.8e-3, sequence_s=10e-6, request_s=40e-3, graphs=True, kernel_s=8e-6, starts=0.85
+    ),
     batching=Batching(mixes=False, handoffs=2, reserves=False),
     room=Room(share=0.88, runtime_bytes=2 * GIB, group_bytes=GIB // 2),
     library="custom_graph",
@@ -151,9 +157,11 @@ SGLANG = EngineProfile(
 TRTLLM = EngineProfile(
     name="trtllm",
     rules=EngineRules(experts="any"),
-    steps=Steps(host_s=0.3e-3, sequence_s=5e-6, request_s=15e-3, graphs=True, kernel_s=3e-6),
-    batching=Batching(handoffs=2),
-    room=Room(share=0.9, runtime_bytes=2 * GIB, group_bytes=GIB // 2, of_rest=True),
+    steps=Steps(
+        host_s=1e-3, sequence_s=3e-6, request_s=18e-3, graphs=True, kernel_s=1e-6, starts=0.85
+    ),
+    batching=Batching(one_prompt=True, handoffs=2),
+    room=Room(share=0.95, runtime_bytes=4 * GIB, group_bytes=GIB // 2, of_rest=True),
     library="trtllm",
     kv_formats={"fp8": "fp8", "nvfp4": "fp8"},
     step_tokens=((0, 8192),),

@@ -47,9 +47,10 @@ def _derived(
     without: tuple[str, ...] = (),
     memory: float = 1.0,
     compute: float = 1.0,
+    starts: float = 1.0,
 ) -> Generation:
-    """A generation that nobody measured: another's kernels without some formats, with `memory` and
-    `compute` times their shares of the datasheet.
+    """A generation whose kernels nobody measured: another's without some formats, with `memory` and
+    `compute` times their shares of the datasheet, and `starts` times their starts.
     """
 
     def bandwidth(share: float) -> float:
@@ -57,7 +58,12 @@ def _derived(
 
     def tiles(kernels: Mapping[str, Tiles]) -> dict[str, Tiles]:
         return {
-            format: replace(each, memory=bandwidth(each.memory), share=each.share * compute)
+            format: replace(
+                each,
+                start_s=each.start_s * starts,
+                memory=bandwidth(each.memory),
+                share=each.share * compute,
+            )
             for format, each in kernels.items()
             if format not in without
         }
@@ -69,11 +75,17 @@ def _derived(
         experts=tiles(of.experts),
         attention=replace(
             of.attention,
+            decode_start_s=of.attention.decode_start_s * starts,
             decode_memory=bandwidth(of.attention.decode_memory),
+            prefill_start_s=of.attention.prefill_start_s * starts,
             prefill_share=of.attention.prefill_share * compute,
         ),
         linear=replace(of.linear, memory=bandwidth(of.linear.memory)),
-        elementwise=replace(of.elementwise, memory=bandwidth(of.elementwise.memory)),
+        elementwise=replace(
+            of.elementwise,
+            start_s=of.elementwise.start_s * starts,
+            memory=bandwidth(of.elementwise.memory),
+        ),
         source="assumed",
     )
 
@@ -82,9 +94,10 @@ _FP8 = ("fp8", "fp8_block")
 # Error correction in GDDR6 takes bandwidth. Without it streams reach 0.92 of the datasheet, as they
 # do on GDDR7 (measured, blackwell-workstation); with it the share of "ada" (measured, L40S).
 _NO_ECC = 1.19
-# MI300X multiplies at 708 of 1307 TFLOP/s in bf16 at its power limit: AMD, "Measuring
-# Max-Achievable FLOPs", part 2 (published); Hopper's share is 0.79.
-_CDNA = 0.54 / 0.79
+# CDNA, whose kernels no table has: what is left of Hopper's shares, and how much longer kernels take
+# to start, in published serving runs of MI300X (vLLM on ROCm, 405B in fp8; benchmarks/serving.md).
+# AMD's own best is 708 of 1307 TFLOP/s in bf16 ("Measuring Max-Achievable FLOPs", part 2).
+_CDNA_COMPUTE, _CDNA_MEMORY, _CDNA_STARTS = 0.41, 0.75, 3.0
 _GA10X = _derived(FITTED["ada"], "ga10x", without=_FP8)
 
 GENERATIONS: Mapping[str, Generation] = {
@@ -96,7 +109,13 @@ GENERATIONS: Mapping[str, Generation] = {
         _derived(FITTED["ampere"], "turing-no-ecc", memory=_NO_ECC),
         _derived(_GA10X, "ga10x-no-ecc", memory=_NO_ECC),
         _derived(FITTED["ada"], "ada-no-ecc", memory=_NO_ECC),
-        _derived(FITTED["hopper"], "cdna", compute=_CDNA),
+        _derived(
+            FITTED["hopper"],
+            "cdna",
+            compute=_CDNA_COMPUTE,
+            memory=_CDNA_MEMORY,
+            starts=_CDNA_STARTS,
+        ),
         _derived(FITTED["ada"], "other", memory=_NO_ECC),
     )
 }

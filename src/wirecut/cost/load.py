@@ -33,11 +33,11 @@ ROUNDS = 10
 # How far answers of the same nominal length are apart, of their tokens: prompts of words and stop
 # tokens make them differ. And from an answer's last token until its user's next prompt is with the
 # scheduler. Both fitted on closed loops (benchmarks/serving.md).
-LENGTH_SPREAD = 0.02
-TURNAROUND_S = 0.05
+LENGTH_SPREAD = 0.01
+TURNAROUND_S = 0.04
 # Answers of real requests differ in length: the longest of a run is so many times the mean, and a
 # run of requests that come at their own times lasts until it ends (ShareGPT, runs of 200).
-LONGEST_ANSWER = 2.5
+LONGEST_ANSWER = 3.5
 MOST_LOAD = 0.95  # beyond it a queue in balance is longer than a run
 
 
@@ -117,7 +117,7 @@ def _flow(replica: Replica, traffic: Traffic, running: int, busy: int, speed: fl
     the token budget; then requests wait for the budget.
     """
     inputs, outputs = traffic.input_tokens, traffic.output_tokens
-    mixes = replica.pricing.engine.batching.mixes
+    mixes, context = replica.pricing.engine.batching.mixes, _context(traffic)
     budget = chunk_rows(replica, running * inputs)
     if mixes:
         budget = max(1, budget - running + 1)
@@ -125,24 +125,34 @@ def _flow(replica: Replica, traffic: Traffic, running: int, busy: int, speed: fl
     chunks = -(-inputs // one)
     rounds = max(1, outputs - 1) + (chunks if mixes else 0)
     wanted = running * inputs / rounds  # prompt tokens per round
-    chunk = min(budget, max(one, math.ceil(wanted)))
-    prompting = min(1.0, wanted / chunk)
-    rounds = max(rounds, running * inputs / chunk)
     decodes = max(1, min(running, round(running * max(1, outputs - 1) / rounds)))
-    decode = time_decode(
-        replica, decodes, context=_context(traffic), speed=speed, busy_replicas=busy
+    decode = time_decode(replica, decodes, context=context, speed=speed, busy_replicas=busy)
+
+    def with_chunk(chunk: int) -> float:
+        return time_round(
+            replica,
+            min(decodes, running - 1),
+            context=context,
+            chunk=chunk,
+            prompt_tokens=inputs,
+            speed=speed,
+            busy_replicas=busy,
+        )
+
+    chunk = min(budget, max(one, math.ceil(wanted)))
+    with_chunk_s = with_chunk(chunk)
+    # Prompts that arrive while others' are at work go together into the next round.
+    came = (
+        wanted
+        * with_chunk_s
+        / decode.step_s
+        / (1 + wanted / chunk * (with_chunk_s / decode.step_s - 1))
     )
-    with_chunk_s = time_round(
-        replica,
-        min(decodes, running - 1),
-        context=_context(traffic),
-        chunk=chunk,
-        prompt_tokens=inputs,
-        speed=speed,
-        busy_replicas=busy,
-    )
+    if chunks == 1 and came > 1.5 * chunk:
+        chunk = min(budget, round(came / inputs) * inputs)
+        with_chunk_s = with_chunk(chunk)
     filled = min(1.0, wanted / max(one, budget // one * one))
-    return _Flow(decode, decodes, chunk, chunks, prompting, filled, with_chunk_s)
+    return _Flow(decode, decodes, chunk, chunks, min(1.0, wanted / chunk), filled, with_chunk_s)
 
 
 def _steady(
@@ -186,7 +196,9 @@ def _steady(
     in_progress_s = alone * round_s / 2 if traffic.output_tokens > 1 else 0.0
     at_once = together * running + (1 - together) * step * running * (1 - step / 2) * 2
     before_s = max(0.0, at_once - 1) / 2 * all_s / running
-    stolen_s = max(0.0, share * flow.extra_s * rounds - before_s) / rounds
+    one_by_one_s = share * flow.extra_s * rounds
+    in_all_s = alone * one_by_one_s + (1 - alone) * min(one_by_one_s, others * all_s / running)
+    stolen_s = max(0.0, in_all_s - before_s) / rounds
 
     def why_wait() -> str:
         return f"half of a round of {show_seconds(round_s)}"
@@ -251,18 +263,22 @@ def _timing(
 def _burst_s(
     replica: Replica, traffic: Traffic, running: int, busy_replicas: int, speed: float
 ) -> float:
-    """Seconds of the prefill of `running` prompts that came together, in steps of the budget."""
+    """Seconds of the prefill of `running` prompts that came together, in steps of the budget, or of
+    one prompt each where the runtime is set up so.
+    """
     inputs = traffic.input_tokens
-    chunk = chunk_rows(replica, running * inputs)
-    return time_prefill(
+    prompts = 1 if replica.pricing.engine.batching.one_prompt else running
+    chunk = chunk_rows(replica, prompts * inputs)
+    prefill = time_prefill(
         replica,
         inputs,
-        prompts=running,
+        prompts=prompts,
         chunk=chunk,
         batches=-(-running * inputs // chunk),
         speed=speed,
         busy_replicas=busy_replicas,
-    ).seconds
+    )
+    return prefill.seconds + (running // prompts - 1) * prefill.held_s
 
 
 def _request(replica: Replica) -> Wait:
@@ -349,11 +365,11 @@ def _open_loop(replica: Replica, load: Load, rate: float, speed: float) -> Timin
         timing = _steady(replica, traffic, running, busy, speed, poisson=True)
         return timing, timing.output_tokens_per_s * busy / outputs
 
-    def wanted(timing: Timing) -> float:
-        """Requests/s that must be answered while any are there."""
+    def wanted(timing: Timing, longest: float = 1.0) -> float:
+        """Requests/s that must be answered while any are there, until the `longest` answer's end."""
         if requests is None:
             return rate
-        return requests / (requests / rate + LONGEST_ANSWER * timing.answer_s(outputs))
+        return requests / (requests / rate + longest * timing.answer_s(outputs))
 
     low, high = 1, load.dp - 1 + load.most_running
     while low < high:
@@ -365,7 +381,7 @@ def _open_loop(replica: Replica, load: Load, rate: float, speed: float) -> Timin
             low = middle + 1
     one, served = serve(low)
     if served >= wanted(one):
-        return _queued(one, 0.0, wanted(one) * outputs, str)
+        return _queued(one, 0.0, wanted(one, LONGEST_ANSWER) * outputs, str)
     many = requests or SATURATED_REQUESTS
     wait_s = many / 2 * (1 / served - 1 / rate)
 

@@ -54,11 +54,14 @@ class RankSizes:
         size = element_bits(kv) / 8
         rows = padded_vocab(spec.vocab, layout.tp) // layout.tp
         table = spec.outside_tensors[0]
-        bytes_each = next(
-            (t.element_bytes(spec.dtype) for t in spec.outside_tensors if t.part == "head"),
-            table.element_bytes(spec.dtype),
+        stored = next((t for t in spec.outside_tensors if t.part == "head"), table)
+        head = Product(
+            "LM head",
+            rows,
+            spec.hidden,
+            stored.format or spec.dtype,
+            rows * spec.hidden * stored.element_bytes(spec.dtype),
         )
-        head = Product("LM head", rows, spec.hidden, spec.dtype, rows * spec.hidden * bytes_each)
         return cls(
             spec=spec,
             layout=layout,

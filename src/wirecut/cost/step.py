@@ -21,7 +21,9 @@ COMPUTE_BOUND_ROWS = 32  # from about here a product is told by its FLOPs, below
 # Kernels between the products of a layer where runtimes fuse what they can: norm with residual,
 # rotary with the cache write, norm, activation.
 SMALL_KERNELS = 4
-LAUNCHES = 12  # kernels that the host starts in a layer without a graph
+# Kernels that the host starts in a layer without a graph, and for a mixture of experts besides:
+# scores, choice, sorting, both products, sum, and each one's bookkeeping.
+LAUNCHES, ROUTED_LAUNCHES = 12, 280
 SAMPLING_PASSES = 3  # over a row of logits in fp32: scale, softmax or maximum, choose
 
 
@@ -154,8 +156,10 @@ def _launches(replica: Replica, stage: Stage, batch: Batch, device_s: float) -> 
         return stage.layers * ops * rate.launch_s(batch.busy)
     if steps.graphs and not batch.chunk:
         return 0.0
-    per_layer = steps.ops_per_layer * rate.launch_s() or LAUNCHES * steps.kernel_s
-    return max(0.0, stage.layers * per_layer - device_s)
+    routed = sum(count for work, count in stage.works if work.routed)
+    launches = stage.layers * LAUNCHES + routed * ROUTED_LAUNCHES
+    host_s = stage.layers * steps.ops_per_layer * rate.launch_s() or launches * steps.kernel_s
+    return max(0.0, host_s - device_s)
 
 
 def _step(replica: Replica, index: int, batch: Batch) -> float:
