@@ -1,6 +1,7 @@
 """Placement and stages against brute force: every device on every rank."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 from fabrics import MADE, big_model
 from wirecut.cost.engines import engine_profile
 from wirecut.cost.estimate import estimate
-from wirecut.cost.replica import Pricing
+from wirecut.cost.replica import Pricing, Replica
 from wirecut.cost.terms import Estimate
 from wirecut.errors import NothingFits
 from wirecut.fabric.fabric import Device, Fabric, Link
 from wirecut.fabric.islands import find_islands
 from wirecut.fabric.typed import typed_fabric
 from wirecut.layout.layout import Layout
+from wirecut.layout.plan import Cut
 from wirecut.layout.rules import why_not
 from wirecut.layout.stages import Room, cut_stages
 from wirecut.planner.cutting import cut_for
@@ -42,8 +44,10 @@ def brute_force(pricing: Pricing, traffic: Traffic, goal: str) -> float:
         if why_not(pricing.spec, layout, len(ids), pricing.engine.rules):
             continue
         for devices in itertools.permutations(ids, layout.world_size):
-            cut = cut_for(pricing, layout, devices, context=context)
-            one = estimate(pricing, cut, traffic)
+            one = estimate(pricing, cut_for(pricing, layout, devices, context=context), traffic)
+            if not isinstance(one, Estimate):  # then by memory alone
+                roomy = cut_for(pricing, layout, devices, context=context, slack=math.inf)
+                one = estimate(pricing, roomy, traffic)
             if isinstance(one, Estimate):
                 found.append(score(one, traffic, goal))
     return min(found)
@@ -195,14 +199,27 @@ def test_stages_follow_the_speed_and_the_room_of_their_devices():
     assert slow < 0.3 * last
 
 
+def test_stages_leave_room_for_the_cache():
+    """70B on four 48 GB cards: the first stage holds the embedding, the last the head."""
+    _, spec = find_model("meta-llama/Llama-3.1-70B-Instruct")
+    pricing = Pricing(spec, typed_fabric("4xL40S"), dtype="bf16", engine=engine_profile("vllm"))
+    stages = cut_for(pricing, Layout(pp=4), (0, 1, 2, 3), context=500.0).stages
+    sizes = [last - first for first, last in stages]
+    assert sizes == [19, 21, 21, 19]
+    even = Replica(
+        pricing, Cut(Layout(pp=4), (0, 1, 2, 3), ((0, 20), (20, 40), (40, 60), (60, 80)))
+    )
+    ours = Replica(pricing, Cut(Layout(pp=4), (0, 1, 2, 3), stages))
+    assert ours.memory(1024).kv_tokens > even.memory(1024).kv_tokens
+
+
 def brute_stages(weights: list[float], speeds: list[float], room: Room | None) -> float:
     layers, pp, best = len(weights), len(speeds), float("inf")
     for ends in itertools.combinations(range(1, layers), pp - 1):
         bounds = [0, *ends, layers]
         spans = list(itertools.pairwise(bounds))
         if room and any(
-            sum(room.layer_bytes[a:b]) > held
-            for (a, b), held in zip(spans, room.stage_bytes, strict=True)
+            sum(room.layers[a:b]) > held for (a, b), held in zip(spans, room.stages, strict=True)
         ):
             continue
         best = min(

@@ -10,10 +10,12 @@ Stages = tuple[tuple[int, int], ...]  # (first layer, one past the last), stage 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Bytes of each layer, and how many bytes of layers each stage has room for."""
+    """A second weight of each layer, in bytes or seconds, and how much of it each stage has room
+    for.
+    """
 
-    layer_bytes: Sequence[float]
-    stage_bytes: Sequence[float]
+    layers: Sequence[float]
+    stages: Sequence[float]
 
 
 def cut_stages(
@@ -37,8 +39,8 @@ def cut_stages(
         raise ValueError(f"{layers} layers cannot make {pp} stages")
     before = [0.0, *accumulate(weights)]
     slow = [1.0 / speed for speed in speeds] or [1.0] * pp
-    held = [0.0, *accumulate(room.layer_bytes)] if room else before
-    limits = room.stage_bytes if room else [math.inf] * pp
+    held = [0.0, *accumulate(room.layers)] if room else before
+    limits = room.stages if room else [math.inf] * pp
 
     def load(stage: int, first: int, last: int) -> float:
         if held[last] - held[first] > limits[stage]:

@@ -2,11 +2,14 @@
 
     cut_for(pricing, Layout(tp=2, pp=2), (0, 1, 2, 3), context=576)
 
-Knows no load but the mean context, so that flips compare like with like. Stages weigh what they
-stream in a decode step: layers by their weights and cache, the last one the head too; where devices
-are unequal, each stage by its own devices' speed and memory.
+Knows no load but the mean context, so that flips compare like with like. Of the cuts whose slowest
+stage is nearly the fastest there can be, the one that leaves most room for the cache. A stage's
+time is what it streams in a decode step: weights and cache of its layers, the last one the head
+too, at its own devices' speed; its memory is those, and the embedding in the first.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from wirecut.cost.replica import Pricing
@@ -17,41 +20,43 @@ from wirecut.layout.stages import Room, Stages, cut_stages
 from wirecut.spec.model import Layer
 from wirecut.units import DTYPE_BYTES
 
-USABLE = (
-    0.85  # of a device's memory for weights, where devices are unequal: the rest is the runtime's
-)
+USABLE = 0.85  # of a device's memory for weights and cache: the rest is the runtime's
+SLACK = 0.04  # of the slowest stage's time, given up for room
 DIGITS = 6  # weights of layers that agree so far are cut alike
 
 
-def cut_for(pricing: Pricing, layout: Layout, placement: tuple[int, ...], *, context: float) -> Cut:
-    """The layout with its placement and its stages."""
-    return Cut(layout, placement, stages_for(pricing, layout, placement, context=context))
-
-
-def stages_for(
-    pricing: Pricing, layout: Layout, placement: tuple[int, ...], *, context: float
-) -> Stages:
-    """Stages whose slowest is fastest in a decode step, on these devices."""
+def cut_for(
+    pricing: Pricing,
+    layout: Layout,
+    placement: tuple[int, ...],
+    *,
+    context: float,
+    slack: float = SLACK,
+) -> Cut:
+    """The layout with its placement and its stages. `slack`: how much slower than the fastest cut
+    its slowest stage may be for the sake of room; infinite, room alone decides.
+    """
     if layout.pp == 1:
-        return ((0, pricing.spec.num_layers),)
+        return Cut(layout, placement, ((0, pricing.spec.num_layers),))
     speeds, rooms = _devices(pricing, layout, placement)
-    key = (layout.tp, layout.pp, layout.ep, layout.dp if layout.ep > 1 else 1, speeds, rooms)
-    if (key, context) not in pricing.stages:
-        pricing.stages[key, context] = _stages(pricing, layout, speeds, rooms, context)
-    return pricing.stages[key, context]
+    same = (layout.tp, layout.pp, layout.ep, layout.dp if layout.ep > 1 else 1)
+    key = (same, speeds, rooms, context, slack)
+    if key not in pricing.stages:
+        pricing.stages[key] = _stages(pricing, layout, speeds, rooms, context, slack)
+    return Cut(layout, placement, pricing.stages[key])
 
 
 def _devices(
     pricing: Pricing, layout: Layout, placement: tuple[int, ...]
 ) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """By stage, the least memory bandwidth and the least memory among its devices in all replicas;
-    where all are alike, one of each.
+    """By stage, the least memory bandwidth and the least memory among its devices in all
+    replicas.
     """
     devices, tp, size = pricing.fabric.devices, layout.tp, layout.replica_size
     kinds = {(devices[i].bytes_per_s, devices[i].memory_bytes) for i in placement}
     if len(kinds) == 1:
-        bytes_per_s, _ = kinds.pop()
-        return (bytes_per_s,), ()
+        bytes_per_s, memory_bytes = kinds.pop()
+        return (bytes_per_s,) * layout.pp, (memory_bytes,) * layout.pp
     stages = [
         [
             devices[i]
@@ -72,53 +77,93 @@ def _stages(
     speeds: tuple[float, ...],
     rooms: tuple[int, ...],
     context: float,
+    slack: float,
 ) -> Stages:
     spec, dtype, steps = pricing.spec, pricing.dtype, pricing.engine.steps
-    launch_s = pricing.fabric.devices[0].launch_s
+    launch_s, most = pricing.fabric.devices[0].launch_s, max(speeds)
     weights = {
         layer: held_bytes(spec.layer_tensors(layer), layout, dtype=dtype) for layer in spec.kinds
     }
-    cache = {
-        layer: context
-        * DTYPE_BYTES[dtype]
-        * kv_elements_per_token(spec, (i, i + 1), tp=layout.tp, tp_rank=0)
+    token = {
+        layer: DTYPE_BYTES[dtype] * kv_elements_per_token(spec, (i, i + 1), tp=layout.tp, tp_rank=0)
         for layer, i in _first_of_each(spec.layers).items()
     }
-    most = max(speeds)
-    layer_s = [
-        (weights[layer] + cache[layer]) / most + steps.ops_per_layer * launch_s
-        for layer in spec.layers
-    ]
-    ends = {
-        last: [
-            t for t in spec.outside_tensors if belongs_to(t, spec, is_first=not last, is_last=last)
-        ]
-        for last in (False, True)
-    }
-    head = [t for t in ends[True] if t.part in ("head", "embed")]
-    head_s = held_bytes(head, layout, dtype=dtype) / most + steps.ops_per_sequence * launch_s
-    first_s = (steps.step_ops - steps.stage_ops) * launch_s
-    room = None
-    if rooms:
-        free = [USABLE * room for room in rooms]
-        free[0] -= held_bytes(ends[False], layout, dtype=dtype)
-        free[-1] -= held_bytes(ends[True], layout, dtype=dtype)
-        room = Room([weights[layer] for layer in spec.layers], free)
-    unit = max(layer_s)
-    shape = tuple(round(second / unit, DIGITS) for second in layer_s)
-    extras = max(0.0, round(first_s / unit, DIGITS)), round(head_s / unit, DIGITS)
-    if room is None:
-        return _even_devices(shape, layout.pp, *extras)
-    relative = [speed / most for speed in speeds]
-    first, last = extras
-    return cut_stages(
-        shape, layout.pp, first_extra=first, last_extra=last, speeds=relative, room=room
+    first, last = (_end_bytes(pricing, layout, is_last=is_last) for is_last in (False, True))
+    free = USABLE * sum(rooms) - sum(weights[layer] for layer in spec.layers) - first - last
+    tokens = max(0.0, free / max(1.0, sum(token[layer] for layer in spec.layers)))
+    own_s = steps.ops_per_layer * launch_s
+    seconds = [(weights[one] + context * token[one]) / most + own_s for one in spec.layers]
+    held = [weights[one] + tokens * token[one] for one in spec.layers]
+    return _cut(
+        _relative(
+            seconds,
+            max(0.0, (steps.step_ops - steps.stage_ops) * launch_s),
+            last / most + steps.ops_per_sequence * launch_s,
+        ),
+        _relative(held, first, last),
+        tuple(speed / most for speed in speeds),
+        tuple(room / max(rooms) for room in rooms),
+        slack,
     )
 
 
+def _end_bytes(pricing: Pricing, layout: Layout, *, is_last: bool) -> float:
+    """What the first stage holds beside layers, or the last one."""
+    spec = pricing.spec
+    own = (
+        tensor
+        for tensor in spec.outside_tensors
+        if belongs_to(tensor, spec, is_first=not is_last, is_last=is_last)
+    )
+    return held_bytes(own, layout, dtype=pricing.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loads:
+    """Weights of layers, what is added to the first stage and to the last, as shares of the
+    heaviest layer.
+    """
+
+    layers: tuple[float, ...]
+    first: float
+    last: float
+
+    def of(self, stages: Stages, speeds: Sequence[float]) -> float:
+        """The heaviest stage."""
+        extras = [self.first, *[0.0] * (len(stages) - 2), self.last]
+        return max(
+            (sum(self.layers[a:b]) + extra) / speed
+            for (a, b), extra, speed in zip(stages, extras, speeds, strict=True)
+        )
+
+
+def _relative(layers: Sequence[float], first: float, last: float) -> _Loads:
+    unit = max(layers)
+    shares = tuple(round(one / unit, DIGITS) for one in layers)
+    return _Loads(shares, round(first / unit, DIGITS), round(last / unit, DIGITS))
+
+
 @lru_cache(maxsize=4096)
-def _even_devices(shape: tuple[float, ...], pp: int, first: float, last: float) -> Stages:
-    return cut_stages(shape, pp, first_extra=first, last_extra=last)
+def _cut(
+    times: _Loads, held: _Loads, speeds: tuple[float, ...], rooms: tuple[float, ...], slack: float
+) -> Stages:
+    """The cut that fills memory least, with no stage slower than the fastest cut's and `slack`."""
+    pp = len(speeds)
+    fastest = cut_stages(
+        times.layers, pp, first_extra=times.first, last_extra=times.last, speeds=speeds
+    )
+    limit = times.of(fastest, speeds) * (1 + slack)
+    free = [limit * speed for speed in speeds]
+    free[0] -= times.first
+    free[-1] -= times.last
+    return cut_stages(
+        held.layers,
+        pp,
+        first_extra=held.first,
+        last_extra=held.last,
+        speeds=rooms,
+        room=Room(times.layers, free),
+    )
 
 
 def _first_of_each(layers: tuple[Layer, ...]) -> dict[Layer, int]:

@@ -12,6 +12,7 @@ near the most; for cost and a given rate, where fewer may be enough, at every nu
 `space.replica_ladder`.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -93,7 +94,11 @@ def _outcome(
     pricing: Pricing, layout: Layout, placement: Placement, traffic: Traffic
 ) -> Candidate | Rejected:
     context = traffic.input_tokens + traffic.output_tokens / 2
-    return consider(pricing, cut_for(pricing, layout, placement, context=context), traffic)
+    found = consider(pricing, cut_for(pricing, layout, placement, context=context), traffic)
+    if isinstance(found, Candidate) or found.memory is None or layout.pp == 1:
+        return found
+    roomy = cut_for(pricing, layout, placement, context=context, slack=math.inf)
+    return consider(pricing, roomy, traffic)
 
 
 @dataclass(frozen=True, slots=True)
