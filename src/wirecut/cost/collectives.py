@@ -7,7 +7,7 @@ Knows no model and no layout.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from wirecut.cost.algorithms import ways
@@ -22,12 +22,16 @@ CPU_WIRES = {"shm": "shm", "tcp": "gloo"}  # wires between processes on cores, a
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """How long one call takes, and why."""
+    """How long one call takes, and why; the words are made when asked for."""
 
     seconds: float
-    because: str
+    words: Callable[[], str]
     source: Source
     spread: float
+
+    @property
+    def because(self) -> str:
+        return self.words()
 
 
 def collective_price(
@@ -48,7 +52,7 @@ def collective_price(
     Raises FabricError when devices that must talk have no link.
     """
     if len(group) < 2:
-        return Price(0.0, "one rank", "measured", 0.0)
+        return Price(0.0, lambda: "one rank", "measured", 0.0)
     kind = fabric.slowest_link(group).kind
     chosen, measured = _library(kind, library), _library(kind, None)
 
@@ -71,10 +75,14 @@ def collective_price(
     factor = computed / physics(group, curve.at_once, measured).seconds
     if abs(factor - 1) < 1e-9:
         return found
-    asked, known = f"{chosen.name}, {at_once} at once", f"{measured.name}, {curve.at_once} at once"
-    because = f"{factor:.2f} (computed: {asked}, over {known}) x {found.because}"
+
+    def words() -> str:
+        asked = f"{chosen.name}, {at_once} at once"
+        known = f"{measured.name}, {curve.at_once} at once"
+        return f"{factor:.2f} (computed: {asked}, over {known}) x {found.because}"
+
     spread = max(found.spread, half_width("published"))
-    return Price(factor * found.seconds, because, found.source, spread)
+    return Price(factor * found.seconds, words, found.source, spread)
 
 
 def all_reduce_price(
@@ -108,8 +116,11 @@ def gather_price(
             fabric, "all_gather", group, num_bytes, at_once=at_once, library=library
         )
     one = send_price(fabric, link, num_bytes / len(group), at_once=at_once)
-    because = f"{sends} send{'s' if sends > 1 else ''} of {one.because}"
-    return Price(sends * one.seconds, because, one.source, one.spread)
+
+    def words() -> str:
+        return f"{sends} send{'s' if sends > 1 else ''} of {one.because}"
+
+    return Price(sends * one.seconds, words, one.source, one.spread)
 
 
 def send_price(fabric: Fabric, link: Link, num_bytes: float, *, at_once: int = 1) -> Price:
@@ -120,9 +131,13 @@ def send_price(fabric: Fabric, link: Link, num_bytes: float, *, at_once: int = 1
 
 
 def _library(kind: str, wanted: str | Library | None) -> Library:
-    """The one wanted, but what moves bytes between cores where the wire joins those."""
+    """The one wanted, but what moves bytes between cores where the wire joins those, and RCCL for
+    NCCL between AMD's.
+    """
     if kind in CPU_WIRES:
         return library_of(CPU_WIRES[kind])
+    if kind == "xgmi" and wanted in (None, "nccl"):
+        return library_of("rccl")
     return library_of(wanted or "nccl") if not isinstance(wanted, Library) else wanted
 
 
@@ -142,13 +157,16 @@ def physics_price(
         return _line_by_line(op, link, len(group), num_bytes, link.bytes_per_s / together)
     wiring = wiring_of(fabric, group, at_once=at_once)
     way = min(ways(op, wiring, num_bytes, library), key=lambda way: way.seconds)
-    seconds, because, slowest = way.seconds, str(way), wiring.slowest
-    if library.host_s:
-        copy_s = library.copies * num_bytes / wiring.memory_bytes_per_s
-        seconds = max(seconds, library.host_s) + copy_s
-        because = f"at least {show_seconds(library.host_s)} to launch; {because}"
-        because += f"; copies {show_seconds(copy_s)}"
-    return Price(seconds, because, slowest.source, half_width(slowest.source, slowest.spread))
+    slowest, host_s = wiring.slowest, library.host_s
+    copy_s = library.copies * num_bytes / wiring.memory_bytes_per_s if host_s else 0.0
+
+    def words() -> str:
+        if not host_s:
+            return str(way)
+        return f"at least {show_seconds(host_s)} to launch; {way}; copies {show_seconds(copy_s)}"
+
+    seconds = max(way.seconds, host_s) + copy_s
+    return Price(seconds, words, slowest.source, half_width(slowest.source, slowest.spread))
 
 
 def _line_by_line(op: Op, link: Link, ranks: int, num_bytes: float, rate: float) -> Price:
@@ -157,19 +175,24 @@ def _line_by_line(op: Op, link: Link, ranks: int, num_bytes: float, rate: float)
     """
     steps = 1 if op == "send_recv" else 2 * (ranks - 1) if op == "all_reduce" else ranks - 1
     share = num_bytes if op == "send_recv" else num_bytes / ranks
-    wire = f"{show_bytes(share)} / {show_rate(rate)} over {link.kind}"
-    because = f"({show_seconds(link.latency_s)} + {wire})"
-    if op != "send_recv":
-        because = f"ring: {steps} step{'s' * (steps > 1)} x {because}"
+
+    def words() -> str:
+        wire = f"{show_bytes(share)} / {show_rate(rate)} over {link.kind}"
+        one = f"({show_seconds(link.latency_s)} + {wire})"
+        return one if op == "send_recv" else f"ring: {steps} step{'s' * (steps > 1)} x {one}"
+
     seconds = steps * (link.latency_s + share / rate)
-    return Price(seconds, because, link.source, half_width(link.source, link.spread))
+    return Price(seconds, words, link.source, half_width(link.source, link.spread))
 
 
 def from_curve(curve: Curve, link: Link, num_bytes: float) -> Price:
     """The price that a measured curve says."""
     seconds = curve.seconds(num_bytes)
-    because = f"{show_seconds(seconds)} at {show_bytes(num_bytes)} over {curve.wire}"
-    return Price(seconds, because, curve.source, half_width(curve.source, link.spread))
+
+    def words() -> str:
+        return f"{show_seconds(seconds)} at {show_bytes(num_bytes)} over {curve.wire}"
+
+    return Price(seconds, words, curve.source, half_width(curve.source, link.spread))
 
 
 def _other_sizes(fabric: Fabric, op: Op, kind: str, ranks: int) -> list[Curve]:
@@ -190,10 +213,13 @@ def _scaled(price: Price, curves: Sequence[Curve], ratios: Sequence[float], rank
         low, high = (math.log(len(curve.devices)) for curve in curves)
         at = (math.log(ranks) - low) / (high - low)
         factor = ratios[0] ** (1 - at) * ratios[1] ** at
-    sizes = " and ".join(
-        f"{len(curve.devices)} ranks" + f" ({curve.at_once} at once)" * (curve.at_once > 1)
-        for curve in curves
-    )
-    because = f"{factor:.2f} (measured over computed, {sizes}) x ({price.because})"
+
+    def words() -> str:
+        sizes = " and ".join(
+            f"{len(curve.devices)} ranks" + f" ({curve.at_once} at once)" * (curve.at_once > 1)
+            for curve in curves
+        )
+        return f"{factor:.2f} (measured over computed, {sizes}) x ({price.because})"
+
     spread = max(price.spread, half_width("published"))
-    return Price(factor * price.seconds, because, "measured", spread)
+    return Price(factor * price.seconds, words, "measured", spread)

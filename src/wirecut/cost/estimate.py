@@ -7,6 +7,7 @@ Knows one cut at a time: the search is the planner's.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from wirecut.cost.forward import Forward, Piece
 from wirecut.cost.load import Load, Timing, time_load
@@ -163,8 +164,12 @@ def _chunk_pieces(prefill: Prefill) -> Iterator[Piece]:
         yield replace(
             piece,
             seconds=piece.seconds + times * full.seconds,
-            because=f"{times} x [{full.because}] + {piece.because}",
+            words=partial(_both, times, full, piece),
         )
+
+
+def _both(times: int, full: Piece, last: Piece) -> str:
+    return f"{times} x [{full.because}] + {last.because}"
 
 
 def _term(

@@ -6,6 +6,7 @@
 Knows no prices: `step` fills it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from wirecut.cost.terms import Kind
@@ -15,16 +16,20 @@ from wirecut.fabric.fabric import Source
 @dataclass(frozen=True, slots=True)
 class Piece:
     """One named share of a forward, summed over its stages; `between_stages`: on a token's way, at
-    no stage. `kind` is what the time is spent on.
+    no stage. `kind` is what the time is spent on; the words are made when asked for.
     """
 
     name: str
     seconds: float
-    because: str
+    words: Callable[[], str]
     source: Source
     spread: float
     kind: Kind
     between_stages: bool = False
+
+    @property
+    def because(self) -> str:
+        return self.words()
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,8 @@ def _derived(
     compute: float = 1.0,
     starts: float = 1.0,
 ) -> Generation:
-    """A generation whose kernels nobody measured: another's without some formats, with `memory` and
-    `compute` times their shares of the datasheet, and `starts` times their starts.
+    """A generation whose kernels nobody measured: another's without some formats, with `memory`
+    and `compute` times their shares of the datasheet, and `starts` times their starts.
     """
 
     def bandwidth(share: float) -> float:

@@ -9,11 +9,12 @@ Knows no traffic: how forwards follow one another is in `pace.py`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from wirecut.cost.forward import Batch, Forward, Piece
 from wirecut.cost.replica import Replica, Stage
 from wirecut.cost.step_wires import between, between_pieces, wire_pieces, wires
-from wirecut.cost.terms import Kind
+from wirecut.cost.terms import Kind, half_width
 from wirecut.cost.work import LayerWork
 from wirecut.units import DTYPE_BYTES, show_bytes, show_flops, show_rate, show_seconds
 
@@ -177,43 +178,43 @@ def _compute_pieces(
     replica: Replica, batch: Batch, by_stage: Sequence[dict[str, Spent]]
 ) -> list[Piece]:
     rate = replica.stages[0].rate
-    because = _because(replica, batch, by_stage)
+    seconds = {name: sum(stage[name].seconds for stage in by_stage) for name in by_stage[0]}
     found: list[Piece] = []
-    for name, text in because.items():
-        seconds = sum(stage[name].seconds for stage in by_stage)
-        if seconds == 0 and name in ("experts", "attention"):
+    for name, total_s in seconds.items():
+        if total_s == 0 and name in ("experts", "attention"):
             continue
         kind = max((stage[name] for stage in by_stage), key=lambda one: one.seconds).kind
-        found.append(Piece(name, seconds, text, rate.source, rate.spread, kind))
+        source, spread = rate.source, rate.spread
+        if name == "step" and replica.pricing.engine.steps.host_s:
+            source, spread = "published", half_width("published")
+        words = partial(_because, replica, batch, name, total_s)
+        found.append(Piece(name, total_s, words, source, spread, kind))
     return found
 
 
-def _because(
-    replica: Replica, batch: Batch, by_stage: Sequence[dict[str, Spent]]
-) -> dict[str, str]:
-    stages = replica.stages
-    seconds = {name: sum(stage[name].seconds for stage in by_stage) for name in by_stage[0]}
-    dense = sum(n * one.weight_bytes for s in stages for w, n in s.works for one in w.products)
-    routed = [(n, w.routed) for s in stages for w, n in s.works if w.routed]
-    experts = sum(n * one.weight_bytes for n, one in routed)
+def _because(replica: Replica, batch: Batch, name: str, seconds: float) -> str:
+    """The words of one piece of all stages."""
+    stages, pricing = replica.stages, replica.pricing
     layers = sum(stage.layers for stage in stages)
-    head = stages[-1].head
-    head_bytes = head.weight_bytes if head else 0.0
-    elements = sum(n * one.n * one.k for s in stages for w, n in s.works for one in w.products)
-    each = dense / max(1, elements)
-    vocab = replica.pricing.spec.vocab
-    deal = f", {routed[0][1].here} of {routed[0][1].experts} here" if routed else ""
-    return {
-        "weights": _streaming(dense, batch.rows, seconds["weights"], each),
-        "experts": _streaming(experts, batch.rows, seconds["experts"], each) + deal,
-        "LM head": _streaming(
-            head_bytes, batch.logit_rows, seconds["LM head"], DTYPE_BYTES[replica.pricing.dtype]
-        ),
-        "KV cache": f"{batch.decodes} sequences x {batch.context:.0f} tokens, {layers} layers",
-        "attention": f"{batch.chunk} prompt tokens, each over {batch.chunk_keys:.0f} keys",
-        "launches": f"{layers} layers: {show_seconds(seconds['launches'] / max(1, layers))} each",
-        "step": f"{replica.pricing.engine.name}: schedule, batch, sampling of {vocab} tokens",
-    }
+    if name == "KV cache":
+        return f"{batch.decodes} sequences x {batch.context:.0f} tokens, {layers} layers"
+    if name == "attention":
+        return f"{batch.chunk} prompt tokens, each over {batch.chunk_keys:.0f} keys"
+    if name == "launches":
+        return f"{layers} layers: {show_seconds(seconds / max(1, layers))} each"
+    if name == "step":
+        return f"{pricing.engine.name}: schedule, batch, sampling"
+    if name == "LM head":
+        held = sum(stage.head.weight_bytes for stage in stages if stage.head)
+        return _streaming(held, batch.logit_rows, seconds, DTYPE_BYTES[pricing.dtype])
+    if name == "experts":
+        routed = [(n, w.routed) for stage in stages for w, n in stage.works if w.routed]
+        held, one = sum(n * own.weight_bytes for n, own in routed), routed[0][1]
+        return f"{show_bytes(held)}, {one.here} of {one.experts} experts here, {batch.rows} rows"
+    products = [(n, one) for stage in stages for w, n in stage.works for one in w.products]
+    held = sum(n * one.weight_bytes for n, one in products)
+    elements = sum(n * one.n * one.k for n, one in products)
+    return _streaming(held, batch.rows, seconds, held / max(1, elements))
 
 
 def _streaming(weight_bytes: float, rows: int, seconds: float, itemsize: float) -> str:

@@ -6,6 +6,7 @@ between(replica, batch)           # hand-offs, and the tokens' way back
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from wirecut.cost.collectives import Price, collective_price, gather_price, send_price
 from wirecut.cost.forward import Batch, Piece
@@ -111,8 +112,8 @@ def wire_pieces(by_stage: Sequence[Sequence[Line]]) -> list[Piece]:
         calls, seconds = sum(line.calls for line in found), sum(line.seconds for line in found)
         slowest = max(found, key=lambda line: line.price.seconds)
         price = slowest.price
-        because = f"{calls} x {price.because}"
-        pieces.append(Piece(name, seconds, because, price.source, price.spread, slowest.kind))
+        words = partial(_times, calls, price)
+        pieces.append(Piece(name, seconds, words, price.source, price.spread, slowest.kind))
     return pieces
 
 
@@ -149,8 +150,11 @@ def _with_gather(replica: Replica, stage: int, price: Price, num_bytes: float) -
         at_once=replica.groups_at_once,
         library=pricing.engine.library,
     )
-    because = f"{price.because}, and gather: {gather.because}"
-    return Price(price.seconds + gather.seconds, because, price.source, price.spread)
+
+    def words() -> str:
+        return f"{price.because}, and gather: {gather.because}"
+
+    return Price(price.seconds + gather.seconds, words, price.source, price.spread)
 
 
 def between_pieces(handoffs: Sequence[Price], back: Price | None) -> list[Piece]:
@@ -159,10 +163,13 @@ def between_pieces(handoffs: Sequence[Price], back: Price | None) -> list[Piece]
         return []
     slowest = max(handoffs, key=lambda price: price.seconds)
     seconds = sum(price.seconds for price in handoffs)
-    because = f"{len(handoffs)} x {slowest.because}"
+    words = partial(_times, len(handoffs), slowest)
+    kind: Kind = "hand-off"
     return [
-        Piece("hand-off", seconds, because, slowest.source, slowest.spread, "hand-off", True),
-        Piece(
-            "tokens back", back.seconds, back.because, back.source, back.spread, "hand-off", True
-        ),
+        Piece("hand-off", seconds, words, slowest.source, slowest.spread, kind, True),
+        Piece("tokens back", back.seconds, back.words, back.source, back.spread, kind, True),
     ]
+
+
+def _times(calls: int, price: Price) -> str:
+    return f"{calls} x {price.because}"
