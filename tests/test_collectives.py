@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from fabrics import fabric
 from wirecut.cost.collectives import (
-    all_reduce_price,
     collective_price,
     gather_price,
     physics_price,
@@ -55,7 +54,9 @@ def seconds(text: str, op: Op, ranks: int, num_bytes: float, **options: object) 
 def test_between_cores_by_hand():
     wires = fabric(4)
     link = wires.link(0, 1)
-    assert all_reduce_price(wires, (0, 1, 2, 3), 4000).seconds == pytest.approx(6 * 11 * US)
+    assert collective_price(wires, "all_reduce", (0, 1, 2, 3), 4000).seconds == pytest.approx(
+        6 * 11 * US
+    )
     assert gather_price(wires, (0, 1, 2, 3), 4000).seconds == pytest.approx(3 * 11 * US)
     assert send_price(wires, link, 5000).seconds == pytest.approx(15 * US)
 
@@ -98,7 +99,8 @@ def test_custom_all_reduce_by_hand():
     assert two.because.startswith("two shots")
     assert two.seconds == pytest.approx(2 * custom.barrier * 6 * US + 1.75 * 4 * MIB / rate)
     beyond = physics_price(wires, "all_reduce", range(8), 16 * MIB, library=custom)
-    assert beyond == physics_price(wires, "all_reduce", range(8), 16 * MIB)
+    nccl = physics_price(wires, "all_reduce", range(8), 16 * MIB)
+    assert (beyond.seconds, beyond.because) == (nccl.seconds, nccl.because)
 
 
 @pytest.mark.parametrize(
@@ -191,11 +193,11 @@ def test_measured_curves_go_before_the_line():
     curve = Curve("all_reduce", "shm", (0, 1), ((1000, 7e-6), (3000, 9e-6)))
     send = Curve("send_recv", "shm", (0, 1), ((1000, 2e-6), (3000, 3e-6)))
     wires = fabric(4, curves=(curve, send), spread=0.07)
-    found = all_reduce_price(wires, (2, 3), 2000)
+    found = collective_price(wires, "all_reduce", (2, 3), 2000)
     assert (found.seconds, found.spread) == (pytest.approx(8e-6), 0.07)
     assert send_price(wires, wires.link(0, 3), 2000).seconds == pytest.approx(2.5e-6)
     # three were not measured: 9 us where the ring of two says 23, of three 44
-    three = all_reduce_price(wires, (0, 1, 2), 3000)
+    three = collective_price(wires, "all_reduce", (0, 1, 2), 3000)
     assert three.seconds == pytest.approx(9 / 23 * 44 * US)
     assert three.because.startswith("0.39 (measured over computed, 2 ranks) x (ring: 4 steps")
     assert three.spread > found.spread
@@ -205,7 +207,7 @@ def test_a_size_between_two_measured_ones_lies_between_their_ratios():
     two = Curve("all_reduce", "shm", (0, 1), ((1000, 22e-6), (4000, 24e-6)))  # as computed
     eight = Curve("all_reduce", "shm", tuple(range(8)), ((1000, 14 * 40.5e-6), (4000, 14 * 42e-6)))
     wires = fabric(8, curves=(two, eight))
-    found = all_reduce_price(wires, (0, 1, 2, 3), 4000).seconds
+    found = collective_price(wires, "all_reduce", (0, 1, 2, 3), 4000).seconds
     assert found == pytest.approx(6 * 11 * US * math.sqrt(4.0), rel=1e-6)
 
 
@@ -216,7 +218,7 @@ def test_a_curve_measured_alone_is_slowed_by_what_groups_share():
     alone = collective_price(wires, "all_reduce", (2, 3), 64 * MIB)
     both = collective_price(wires, "all_reduce", (2, 3), 64 * MIB, at_once=2)
     assert alone.seconds == pytest.approx(4e-3)
-    assert 3.5 < both.seconds / alone.seconds <= 1 / ROOT_SHARE["pcie4"]
+    assert 1.35 < both.seconds / alone.seconds <= 1 / ROOT_SHARE["pcie4"]
     assert "nccl, 2 at once, over nccl, 1 at once" in both.because
     measured = replace(curve, at_once=2, points=((KIB, 20e-6), (64 * MIB, 9e-3)))
     wires = replace(wires, curves=(curve, measured))

@@ -85,20 +85,6 @@ def collective_price(
     return Price(factor * found.seconds, words, found.source, spread)
 
 
-def all_reduce_price(
-    fabric: Fabric,
-    group: Sequence[int],
-    num_bytes: float,
-    *,
-    at_once: int = 1,
-    library: str | None = None,
-) -> Price:
-    """One all-reduce of `num_bytes` among devices, `at_once` such groups together."""
-    return collective_price(
-        fabric, "all_reduce", group, num_bytes, at_once=at_once, library=library
-    )
-
-
 def gather_price(
     fabric: Fabric,
     group: Sequence[int],

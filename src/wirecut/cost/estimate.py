@@ -205,6 +205,7 @@ def _items(
         logit_rows=logit_rows,
         gathers=forwards if gathers is None else gathers,
         dtype=pricing.dtype,
+        handoffs=pricing.engine.batching.handoffs,
     )
     return {item.name: item for item in items}
 
