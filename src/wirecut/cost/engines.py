@@ -136,7 +136,7 @@ VLLM = EngineProfile(
     steps=Steps(
         host_s=2e-3, sequence_s=20e-6, request_s=20e-3, graphs=True, kernel_s=3e-6, starts=0.85
     ),
-    batching=Batching(in_flight=0.6, handoffs=2, reserves=False),
+    batching=Batching(in_flight=0.4, handoffs=2, reserves=False),
     room=Room(share=0.9, runtime_bytes=2 * GIB, group_bytes=GIB // 2),
     library="custom_graph",
     step_tokens=((150, 16384), (66, 8192), (0, 2048)),

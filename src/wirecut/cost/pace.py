@@ -93,6 +93,9 @@ def time_round(
 ) -> float:
     """Seconds of one token for each of `decodes` sequences and, in the same time, `chunk` tokens of
     prompts: together in one of the batches in flight, or after them where the runtime does not mix.
+
+    The batch with the chunk takes its way through all stages; the others are held up for as long
+    as the chunk holds the slowest stage. The mean over their sequences.
     """
     if not decodes:
         return time_prefill(
@@ -109,7 +112,9 @@ def time_round(
     batch = chunk_batch(chunk, prompt_tokens, decodes=rows, context=context, busy=busy)
     stages, between, slowest = lengths(price_forward(replica, batch), speed)
     other = lengths(alone.forward, speed)[2]
-    return max(stages + between, (alone.batches - 1) * other + slowest, alone.step_s)
+    others_s = alone.step_s + max(0.0, slowest - other)
+    own_s = max(stages + between, others_s)
+    return own_s / alone.batches + others_s * (1 - 1 / alone.batches)
 
 
 def time_prefill(
