@@ -163,14 +163,14 @@ def _steady(
     speed: float,
     *,
     together: float = 0.0,
-    poisson: bool = False,
+    found: float = 0.0,
 ) -> Timing:
     """One replica that always runs `running` requests beside others: `busy_replicas` with it.
 
     A share `together` of the requests comes with all others at once. Those that follow come as
     answers end: in step where lengths are alike (`_in_step`), else one by one, when they wait for
-    the round in progress and for prompts ahead (M/D/1). Whatever prefill of others is not before a
-    request's first token is between its others.
+    the round in progress and for prompts ahead (M/D/1). In an open loop a share `found` meets any
+    others. Whatever prefill of others is not before a request's first token is between its others.
     """
     others, rounds = running - 1, max(1, traffic.output_tokens - 1)
     flow = _flow(replica, traffic, running, busy_replicas, speed)
@@ -185,13 +185,13 @@ def _steady(
         busy_replicas=busy_replicas,
     )
     waits = [_request(replica)]
-    if not others and not poisson:
+    if not others and not found:
         return _timing(replica, traffic, 1, flow.decode, prefill, waits)
     share = flow.prompting * max(others, 1) / running
     all_s = _burst_s(replica, traffic, running, busy_replicas, speed)
-    step = 0.0 if poisson else _in_step(replica, traffic, flow, running)
-    alone = 1 - max(together, step)
-    ahead_s = alone * _ahead(flow, share, poisson=poisson)
+    step = 0.0 if found else _in_step(replica, traffic, flow, running)
+    alone = found or 1 - max(together, step)
+    ahead_s = alone * _ahead(flow, share, poisson=found > 0)
     round_s = flow.decode.step_s + share * flow.extra_s
     in_progress_s = alone * round_s / 2 if traffic.output_tokens > 1 else 0.0
     at_once = together * running + (1 - together) * step * running * (1 - step / 2) * 2
@@ -362,11 +362,15 @@ def _open_loop(replica: Replica, load: Load, rate: float, speed: float) -> Timin
     def serve(level: int) -> tuple[Timing, float]:
         """One request on each of `level` replicas, then ever more on all; and requests/s."""
         busy, running = min(level, load.dp), max(1, level - load.dp + 1)
-        timing = _steady(replica, traffic, running, busy, speed, poisson=True)
+        found = 1.0
+        if running == 1:
+            alone = _steady(replica, traffic, 1, busy, speed)
+            found = _all_busy(rate * alone.answer_s(outputs) / load.dp, load.dp)
+        timing = _steady(replica, traffic, running, busy, speed, found=found)
         return timing, timing.output_tokens_per_s * busy / outputs
 
     def wanted(timing: Timing, longest: float = 1.0) -> float:
-        """Requests/s that must be answered while any are there, until the `longest` answer's end."""
+        """Requests/s to answer while any are there, until the end of the `longest` answer."""
         if requests is None:
             return rate
         return requests / (requests / rate + longest * timing.answer_s(outputs))
@@ -390,6 +394,14 @@ def _open_loop(replica: Replica, load: Load, rate: float, speed: float) -> Timin
         return f"saturated: {flow}; mean over {many} requests"
 
     return _queued(one, wait_s, served * outputs, because)
+
+
+def _all_busy(load: float, servers: int) -> float:
+    """The share of arrivals that find each of `servers` at work, which are so `load` of their time.
+
+    load ** (sqrt(2 (servers + 1)) - 1): Sakasegawa 1977, An approximation formula for M/M/s.
+    """
+    return min(1.0, load) ** (math.sqrt(2 * (servers + 1)) - 1)
 
 
 def _static(replica: Replica, load: Load, speed: float) -> Timing:
