@@ -286,9 +286,11 @@ def test_an_experiment_runs_over_every_wire_for_all_users(
 def test_a_layout_that_the_model_does_not_allow_is_left_out_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three heads: no TP of two. One layer: no PP of two."""
-    write_random_model(tmp_path, layers=1, hidden=192, intermediate=256, kv_heads=3, vocab=320)
+    """One head: no TP of two. One layer: no PP of two."""
+    write_random_model(tmp_path, layers=1, hidden=64, intermediate=256, kv_heads=1, vocab=320)
     monkeypatch.setattr(lab_module, "probe", lambda *_, **__: fabric(2))
     monkeypatch.setattr(lab_module, "LAYOUTS", LAYOUTS[:2])
-    with pytest.raises(UsageError, match=r"tp2 over shm: tp 2 does not divide.*pp2 over shm: pp 2"):
+    with pytest.raises(
+        UsageError, match=r"tp2 over shm: tp 2 does not divide 1 query.*pp2 over shm: pp 2"
+    ):
         experiment(parse_wires("shm"), users=(1,), folder=tmp_path)

@@ -40,11 +40,11 @@ def test_operations_per_layer_and_sequence(counts: dict[tuple[int, int], float])
     per_layer_of_one = (counts[3, 1] - counts[1, 1]) / 2
     per_layer_of_four = (counts[3, 4] - counts[1, 4]) / 2
     per_sequence = (per_layer_of_four - per_layer_of_one) / 3
-    assert per_sequence == pytest.approx(WIRECUT.ops_per_sequence_layer, abs=0.5)
-    assert per_layer_of_one == WIRECUT.ops_per_layer + WIRECUT.ops_per_sequence_layer
+    assert per_sequence == pytest.approx(WIRECUT.steps.ops_per_sequence_layer, abs=0.5)
+    assert per_layer_of_one == WIRECUT.steps.ops_per_layer + WIRECUT.steps.ops_per_sequence_layer
 
 
 def test_stages_share_prompts_as_the_price_says() -> None:
     scheduler = Scheduler(num_blocks=1, max_batched_tokens=1, max_seqs=1)
-    assert scheduler.min_chunk_tokens == WIRECUT.min_chunk_tokens
-    assert scheduler.block_tokens == BLOCK_TOKENS == WIRECUT.block_tokens
+    assert scheduler.min_chunk_tokens == WIRECUT.batching.min_chunk_tokens
+    assert scheduler.block_tokens == BLOCK_TOKENS == WIRECUT.batching.block_tokens

@@ -5,8 +5,10 @@ formula says.
 from pathlib import Path
 
 import pytest
+import torch
 
 import parity
+from models import write_model
 from wirecut.layout.layout import Layout
 
 TOLERANCE = 2e-3  # of logits; sums in another order, in float32
@@ -32,6 +34,20 @@ def test_tokens_and_bytes(reference: parity.Reference, layout: Layout) -> None:
 @pytest.mark.parametrize("layout", [Layout(tp=2), Layout(pp=3), Layout(tp=2, pp=2)], ids=str)
 def test_tokens_and_bytes_through_sockets(reference: parity.Reference, layout: Layout) -> None:
     check(parity.run_cell(reference, layout, wire="tcp"))
+
+
+def test_five_groups_of_heads_dealt_to_three_ranks(tmp_path: Path) -> None:
+    folder = write_model(
+        tmp_path / "five",
+        hidden=160,
+        heads=10,
+        kv_heads=5,
+        intermediate=151,
+        vocab=1003,
+        dtype=torch.float32,
+        seed=2,
+    )
+    check(parity.run_cell(parity.reference(folder), Layout(tp=3)))
 
 
 def check(cell: parity.Cell) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from wirecut.errors import UsageError
 from wirecut.layout.plan import Limits
-from wirecut.layout.rules import ANY_ENGINE, EngineRules
+from wirecut.layout.rules import ANY_ENGINE, OWN_ENGINE, EngineRules
 from wirecut.units import GIB
 
 
@@ -117,7 +117,7 @@ class EngineProfile:
 # left of measured runs of the demo checkpoint on one rank, with 1 and 8 sequences.
 WIRECUT = EngineProfile(
     name="wirecut",
-    rules=EngineRules(uneven_tp=True),
+    rules=OWN_ENGINE,
     steps=Steps(
         ops_per_layer=18,
         ops_per_sequence_layer=4,

@@ -27,6 +27,7 @@ class EngineRules:
 
 
 ANY_ENGINE = EngineRules()
+OWN_ENGINE = EngineRules(uneven_tp=True)  # wirecut's, which deals whole key-value groups
 
 
 def allowed_tp(spec: ModelSpec, rules: EngineRules = ANY_ENGINE) -> list[int]:
