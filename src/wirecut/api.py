@@ -157,7 +157,7 @@ def _pricing_again(plan_file: PlanFile) -> Pricing:
         plan_file.model,
         plan_file.fabric,
         engine=plan_file.engine,
-        dtype=plan_file.dtype,
+        dtype=plan_file.stored,
         limits=replace(plan_file.limits, kv_tokens=0),
     )
     planned = plan_file.cut().stages[-1][1]

@@ -32,14 +32,6 @@ class Engine(StrEnum):
     llama_cpp = "llama.cpp"
 
 
-class Dtype(StrEnum):
-    """What weights and activations are computed in."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
 ModelArg = Annotated[
     str,
     typer.Argument(
@@ -96,7 +88,15 @@ TtftOpt = Annotated[
 ]
 TpotOpt = Annotated[float | None, typer.Option("--tpot-ms", help="Target: time per output token.")]
 EngineOpt = Annotated[Engine, typer.Option("--engine", help="Whose runtime is predicted.")]
-DtypeOpt = Annotated[Dtype | None, typer.Option("--dtype", help="Default: the checkpoint's own.")]
+DtypeOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        help="bf16, fp16, fp32; or what weights are stored in: fp8, int8, int4, fp4. Default: the "
+        "checkpoint's own.",
+    ),
+]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 LayoutOpt = Annotated[
     str,

@@ -35,7 +35,7 @@ def find_source(name: str, *, fabric: str | None, dtype: str | None) -> Source:
                 "a plan has its fabric inside: leave out --fabric, or plan again with it"
             )
         folder, _ = find_model(plan.model)
-        pricing = pricing_of(plan.model, plan.fabric, dtype=dtype or plan.dtype, limits=plan.limits)
+        pricing = pricing_of(plan.model, plan.fabric, dtype=dtype or plan.stored, limits=plan.limits)
         return Source(folder, pricing, plan)
     folder, _ = find_model(name)
     return Source(folder, pricing_of(name, fabric, dtype=dtype), None)

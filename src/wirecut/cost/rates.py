@@ -8,7 +8,7 @@ Both answer the same questions in seconds of one rank and one layer.
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Protocol
 
 from wirecut.cost.attend import cache_bytes, chunk_flops, decode_flops, mean_keys
@@ -179,6 +179,7 @@ class Measured:
 KERNEL_FORMATS = {"fp32": "bf16", "fp16": "bf16", "mxfp8": "fp8_block"}
 
 
+@cache
 def kernel_format(name: str) -> str:
     """A weight format as the kernels name it: 'fp8-b128' -> 'fp8_block'."""
     kind = kind_of(name)

@@ -7,7 +7,6 @@ memory.
 Knows no traffic and no time.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,6 +56,14 @@ class Stage:
     @property
     def device(self) -> Device:
         return self.rate.device
+
+
+def _counted(works: Sequence[LayerWork]) -> tuple[tuple[LayerWork, int], ...]:
+    """The distinct ones and how many there are of each; equal ones are the same object."""
+    counts: dict[int, int] = {}
+    for work in works:
+        counts[id(work)] = counts.get(id(work), 0) + 1
+    return tuple((work, counts.pop(id(work))) for work in works if id(work) in counts)
 
 
 class Pricing:
@@ -162,7 +169,7 @@ class Replica:
         devices = [pricing.fabric.devices[i] for group in groups for i in group]
         slowest = min(devices, key=lambda device: device.bytes_per_s)
         return Stage(
-            works=tuple(Counter(heaviest.works[first:last]).items()),
+            works=_counted(heaviest.works[first:last]),
             head=heaviest.head if is_last else None,
             linear_bytes=heaviest.linears[last] - heaviest.linears[first],
             rate=pricing.rate(slowest.id),

@@ -65,7 +65,7 @@ def question(plan: PlanFile) -> str:
     """'llama-70b in bf16: 512 tokens in, 128 out, 8 at once, for latency, on vllm'."""
     name = model_name(plan.model)
     return (
-        f"{name} in {plan.dtype}: {plan.traffic.describe()}, for {plan.goal}, engine {plan.engine}"
+        f"{name} in {plan.stored}: {plan.traffic.describe()}, for {plan.goal}, engine {plan.engine}"
     )
 
 

@@ -160,11 +160,20 @@ class Fabric:
 
     def slowest_link(self, devices: Sequence[int]) -> Link:
         """The wire that a ring over `devices` waits for."""
-        pairs = zip(devices, [*devices[1:], devices[0]], strict=True)
-        return max(
-            (self.link(a, b) for a, b in pairs if a != b),
-            key=lambda link: (-link.bytes_per_s, link.latency_s),
-        )
+        ring = tuple(devices)
+        known = self._slowest.get(ring)
+        if known is None:
+            pairs = zip(ring, (*ring[1:], ring[0]), strict=True)
+            known = self._slowest[ring] = max(
+                (self.link(a, b) for a, b in pairs if a != b),
+                key=lambda link: (-link.bytes_per_s, link.latency_s),
+            )
+        return known
+
+    @cached_property
+    def _slowest(self) -> dict[tuple[int, ...], Link]:
+        """The slowest wires of the groups that were asked for."""
+        return {}
 
     def curve(self, op: Op, devices: Sequence[int], *, at_once: int = 1) -> Curve | None:
         """The curve of `op` that was measured among these devices, or among as many that are
@@ -172,6 +181,8 @@ class Fabric:
 
         `at_once` groups do it together: of curves that are equally near, the one with as many.
         """
+        if not self.curves:
+            return None
         link = self.slowest_link(devices)
         alike = [
             c

@@ -74,12 +74,16 @@ class Chosen(msgspec.Struct, frozen=True):
 
 
 class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
-    """What `wirecut plan --out` writes and `generate`, `serve`, `explain` and `verify` read."""
+    """What `wirecut plan --out` writes and `generate`, `serve`, `explain` and `verify` read.
+
+    `dtype` is what is computed in, `weights` what linears are stored in where that is another.
+    """
 
     format: str
     version: str
     model: str
     dtype: str
+    weights: str = ""
     goal: str
     engine: str
     traffic: Traffic
@@ -92,6 +96,11 @@ class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
     fragile: list[dict[str, Any]] = []
     prices: dict[str, float] = {}  # the user's, per device and hour
     elsewhere: list[dict[str, Any]] = []  # the best of other fabrics of the same question
+
+    @property
+    def stored(self) -> str:
+        """What a person calls the dtype of this plan: that of its weights."""
+        return self.weights or self.dtype
 
     def cut(self) -> Cut:
         """The chosen cut, checked. Raises PlanError."""

@@ -32,7 +32,8 @@ def cut_stages(
     `first_extra` is what the embedding adds to the first stage, `last_extra` what norm and head add
     to the last. `speeds`: how many times as fast each stage is (empty: alike). `room` is kept to
     where any cut does. Weights are not negative. Exact: dynamic programming over (stage, layers so
-    far). Of equally good cuts, the one with the fewest layers in late stages.
+    far); a later start makes a stage lighter and those before it heavier: the best is where they
+    meet. Of equally good cuts, the one with the fewest layers in late stages.
     """
     layers = len(weights)
     if not 1 <= pp <= layers:
@@ -53,15 +54,16 @@ def cut_stages(
     for stage in range(1, pp):
         row: dict[int, float] = {}
         origin: dict[int, int] = {}
+        least = stage  # a later end never makes an earlier start the better one
         for last in range(stage + 1, layers + 1):
-            best, origin[last] = math.inf, last - 1
-            for first in range(last - 1, stage - 1, -1):
-                own = load(stage, first, last)
-                if own >= best:
-                    break  # an earlier start only adds to this stage
-                if max(own, worst[-1][first]) < best:
-                    best, origin[last] = max(own, worst[-1][first]), first
-            row[last] = best
+            first = least
+            best = max(load(stage, first, last), worst[-1][first])
+            while first + 1 < last:
+                then = max(load(stage, first + 1, last), worst[-1][first + 1])
+                if then > best:
+                    break
+                first, best = first + 1, then
+            least, origin[last], row[last] = first, first, best
         worst.append(row)
         came_from.append(origin)
     if room and math.isinf(worst[-1][layers]):

@@ -30,6 +30,7 @@ def to_plan_file(ranking: Ranking, pricing: Pricing, *, traffic: Traffic, model:
         version=__version__,
         model=model,
         dtype=pricing.dtype,
+        weights=pricing.spec.weights.linear,
         goal=ranking.goal,
         engine=pricing.engine.name,
         traffic=traffic,

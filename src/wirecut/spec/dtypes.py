@@ -37,4 +37,4 @@ def in_dtype(spec: ModelSpec, dtype: str | None) -> tuple[ModelSpec, str]:
             f"dtype is {dtype!r}, expected one of {', '.join((*KINDS, 'fp4'))}, or a format with "
             "its groups, as int4-g128"
         ) from error
-    return (spec if own == dtype else spec.quantized(dtype)), activations
+    return (spec if own == kind_of(dtype) else spec.quantized(dtype)), activations
