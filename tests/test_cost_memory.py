@@ -1,4 +1,4 @@
-"""What each rank holds: weights by slice and format, caches by kind, as each runtime accounts it."""
+"""What each rank holds: weights by slice and format, caches by kind, and each runtime's own part."""
 
 import math
 from dataclasses import replace
@@ -292,9 +292,13 @@ def test_the_smallest_device_of_a_stage_counts():
         replace(one, memory_bytes=10**9 // (2 if one.id == 3 else 1)) for one in wires.devices
     )
     mixed = replace(wires, devices=devices)
-    found = priced("tp2pp2", Traffic(100, 10), wires=mixed).memory
+    pricing = Pricing(model(), mixed, dtype="bf16", engine=BARE)
+    halves = Cut(Layout(tp=2, pp=2), (0, 1, 2, 3), ((0, 2), (2, 4)))
+    found = Replica(pricing, halves).memory(110)
     assert found.capacity_bytes == 45 * 10**7
     assert found.rank in (2, 3)
+    # the planner's own cut gives it one layer of the four
+    assert first_cut(pricing, "tp2pp2").stages == ((0, 3), (3, 4))
 
 
 def test_what_does_not_fit_says_what_is_needed():
