@@ -12,7 +12,7 @@ from wirecut.cost.engines import EngineProfile, engine_profile
 from wirecut.cost.estimate import estimate
 from wirecut.cost.memory import RankSizes
 from wirecut.cost.replica import Pricing
-from wirecut.cost.terms import Estimate, Rejected, Term, intervals
+from wirecut.cost.terms import Estimate, Rejected, Term, half_width, intervals, time_width
 from wirecut.cost.wire import WireCount, wire_traffic
 from wirecut.errors import FabricError, UsageError
 from wirecut.fabric.device import MatrixPoint
@@ -546,7 +546,30 @@ def test_intervals_weigh_terms_by_their_seconds():
         Term("c", "decode", 1.0, "", "measured", spread=0.2),
     ]
     found = intervals(terms, output_tokens=5, output_tokens_per_s=100.0)
-    assert found["ttft_s"] == pytest.approx((4 - 0.9, 4 + 0.9))
-    assert found["tpot_s"] == pytest.approx((0.8, 1.2))
-    share = (0.9 + 4 * 0.2) / 8
-    assert found["output_tokens_per_s"] == pytest.approx((100 * (1 - share), 100 * (1 + share)))
+    ttft = 1 + 0.9 / 4
+    assert found["ttft_s"] == pytest.approx((4 / ttft, 4 * ttft))
+    assert found["tpot_s"] == pytest.approx((1 / 1.2, 1.2))
+    whole = 1 + (0.9 + 4 * 0.2) / 8
+    assert found["output_tokens_per_s"] == pytest.approx((100 / whole, 100 * whole))
+
+
+def test_a_queue_widens_ttft_and_not_throughput():
+    work = [
+        Term("a", "prefill", 1.0, "", "measured", spread=0.1),
+        Term("b", "decode", 1.0, "", "measured", spread=0.1),
+    ]
+    queue = Term("queue", "prefill", 9.0, "", "measured", spread=0.8, kind="wait")
+    one, other = (
+        intervals(terms, output_tokens=5, output_tokens_per_s=100.0)
+        for terms in (work, [*work, queue])
+    )
+    assert one["output_tokens_per_s"] == other["output_tokens_per_s"]
+    assert other["ttft_s"] == pytest.approx((10 / 1.73, 10 * 1.73))
+
+
+def test_times_are_as_wide_as_what_they_are_spent_on():
+    assert time_width("memory", "measured", 0.07) == 0.07
+    assert time_width("memory", "measured") == half_width("measured")
+    for kind in ("compute", "memory", "all-reduce", "overhead"):
+        assert time_width(kind, "assumed") > time_width(kind, "datasheet")
+    assert time_width("memory", "datasheet") < time_width("compute", "datasheet")

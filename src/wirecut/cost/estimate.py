@@ -14,7 +14,18 @@ from wirecut.cost.load import Load, Timing, time_load
 from wirecut.cost.memory import why_no_room
 from wirecut.cost.pace import Prefill
 from wirecut.cost.replica import Pricing, Replica
-from wirecut.cost.terms import Estimate, Kind, Memory, Phase, Rejected, Term, blend, intervals
+from wirecut.cost.terms import (
+    KIND_WIDTH,
+    Estimate,
+    Kind,
+    Memory,
+    Phase,
+    Rejected,
+    Term,
+    blend,
+    intervals,
+    time_width,
+)
 from wirecut.cost.wire import WireItem, wire_items
 from wirecut.errors import FabricError, UsageError
 from wirecut.fabric.fabric import Source
@@ -188,7 +199,7 @@ def _term(
         source=piece.source,
         wire_bytes=item.bytes if item else 0,
         axis=item.axis if item else None,
-        spread=piece.spread,
+        spread=time_width(piece.kind, piece.source, piece.spread),
         kind=piece.kind,
     )
 
@@ -228,8 +239,16 @@ def _gap(
 
 
 def _wait_terms(timing: Timing, phase: Phase) -> Iterator[Term]:
-    blended = _sources(timing.decode.forward, timing.prefill.last)
+    """Time that goes to others. Between tokens it is their prompts' work, as sure as work is;
+    before the first token it depends on who came when, whatever the devices.
+    """
+    source, spread = _sources(timing.decode.forward, timing.prefill.last)
     for wait in timing.waits:
+        kind: Kind = "overhead" if wait.name == "request" else "wait"
+        wide = spread
+        if kind == "overhead":
+            wide = time_width(kind, source, spread)
+        elif phase == "prefill":
+            wide = KIND_WIDTH[kind]
         if wait.phase == phase:
-            kind: Kind = "overhead" if wait.name == "request" else "wait"
-            yield _gap(wait.name, phase, wait.seconds, wait.because(), blended, kind)
+            yield _gap(wait.name, phase, wait.seconds, wait.because(), (source, wide), kind)

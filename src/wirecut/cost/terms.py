@@ -22,15 +22,30 @@ Kind = Literal[
     "compute", "memory", "all-reduce", "all-to-all", "hand-off", "bubble", "overhead", "wait"
 ]
 
-# Relative half-width of a prediction, by where its numbers come from: judgement, until predictions
-# have been compared with runs. Measured: kernels of other shapes than those that were measured;
-# datasheet: peaks that no kernel reaches; assumed: an order of magnitude.
+# Relative half-width of one rate or latency by where it comes from; judgement. Measured: kernels of
+# other shapes than those that were measured; datasheet: peaks that no kernel reaches; assumed: an
+# order of magnitude.
 HALF_WIDTH: dict[Source, float] = {
     "measured": 0.15,
     "published": 0.25,
     "datasheet": 0.4,
     "assumed": 0.6,
 }
+# Relative half-width w of a calculated time by what it is spent on: four of five measured TTFT,
+# TPOT and throughputs lie within x / (1 + w) to x (1 + w) (fitted by benchmarks/intervals.py on
+# published runs, benchmarks/serving.md). Runtimes' own work changes with every release; a wait
+# depends on who came when. Bubbles are as wide as the work that causes them.
+KIND_WIDTH: dict[Kind, float] = {
+    "compute": 0.5,
+    "memory": 0.15,
+    "all-reduce": 0.3,
+    "all-to-all": 0.3,
+    "hand-off": 0.3,
+    "overhead": 0.8,
+    "wait": 0.85,
+}
+# So many times as wide on a device whose kernels are derived from another generation's.
+ASSUMED_WIDER = 1.5
 
 
 def half_width(source: Source, spread: float = 0.0) -> float:
@@ -38,6 +53,13 @@ def half_width(source: Source, spread: float = 0.0) -> float:
     source.
     """
     return spread if source == "measured" and spread > 0 else HALF_WIDTH[source]
+
+
+def time_width(kind: Kind, source: Source, spread: float = 0.0) -> float:
+    """Relative half-width of a time: a measured one's own spread, else by what it is spent on."""
+    if source == "measured":
+        return half_width(source, spread)
+    return KIND_WIDTH[kind] * (ASSUMED_WIDER if source == "assumed" else 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +145,12 @@ class Rejected:
 
 
 class Priced(Protocol):
-    """Anything with seconds, where they come from and how wide they are."""
+    """Anything with seconds, what they are spent on, where they come from and how wide they are."""
 
     @property
     def seconds(self) -> float: ...
+    @property
+    def kind(self) -> Kind: ...
     @property
     def source(self) -> Source: ...
     @property
@@ -134,37 +158,50 @@ class Priced(Protocol):
 
 
 def blend(parts: Iterable[Priced]) -> tuple[Source, float]:
-    """Source and half-width of a number made of `parts`: the weakest source, the half-widths
-    weighted by seconds.
+    """Source and half-width of a time made of `parts`: the weakest source, the half-widths weighted
+    by seconds.
     """
     known = [part for part in parts if part.seconds > 0]
     total = sum(part.seconds for part in known)
     if not known:
         return "measured", 0.0
     source = max(known, key=lambda part: HALF_WIDTH[part.source]).source
-    return source, sum(part.seconds * part.spread for part in known) / total
+    wide = sum(part.seconds * time_width(part.kind, part.source, part.spread) for part in known)
+    return source, wide / total
 
 
 def intervals(
     terms: Sequence[Term], *, output_tokens: int, output_tokens_per_s: float
 ) -> dict[str, tuple[float, float]]:
-    """(low, high) of TTFT, TPOT and throughput.
+    """(low, high) of TTFT, TPOT and throughput: x / (1 + w) and x (1 + w).
 
-    A phase's relative half-width is its terms' half-widths weighted by their seconds: errors are
-    taken to go the same way, since most come from one kernel or one wire being faster or slower
-    than thought. Throughput takes the one of a whole request: TTFT plus `output_tokens` - 1 times
-    TPOT.
+    w is the terms' half-widths weighted by their seconds: errors are taken to go the same way,
+    since most come from one kernel or one wire being faster or slower than thought. Throughput
+    takes the one of a whole request, TTFT plus `output_tokens` - 1 times TPOT, without its waits
+    before the first token: a longer queue moves work and makes none.
     """
-    found: dict[str, tuple[float, float]] = {}
-    whole = wide = 0.0
-    for name, phase, times in (("ttft_s", "prefill", 1), ("tpot_s", "decode", output_tokens - 1)):
-        seconds = sum(term.seconds for term in terms if term.phase == phase)
-        width = sum(term.seconds * term.spread for term in terms if term.phase == phase)
-        found[name] = (seconds - width, seconds + width)
-        whole, wide = whole + seconds * times, wide + width * times
-    share = wide / whole if whole else 0.0
-    found["output_tokens_per_s"] = (
-        output_tokens_per_s * (1 - share),
-        output_tokens_per_s * (1 + share),
-    )
-    return found
+    prefill = [term for term in terms if term.phase == "prefill"]
+    decode = [term for term in terms if term.phase == "decode"]
+    work = [(term, 1) for term in prefill if term.kind != "wait"]
+    whole = [*work, *((term, output_tokens - 1) for term in decode)]
+    widths = {
+        "ttft_s": _width((term, 1) for term in prefill),
+        "tpot_s": _width((term, 1) for term in decode),
+        "output_tokens_per_s": _width(whole),
+    }
+    values = {
+        "ttft_s": sum(term.seconds for term in prefill),
+        "tpot_s": sum(term.seconds for term in decode),
+        "output_tokens_per_s": output_tokens_per_s,
+    }
+    return {
+        name: (value / (1 + widths[name]), value * (1 + widths[name]))
+        for name, value in values.items()
+    }
+
+
+def _width(terms: Iterable[tuple[Term, int]]) -> float:
+    """Mean half-width of terms that occur so often, weighted by their seconds."""
+    known = [(times * term.seconds, term.spread) for term, times in terms]
+    total = sum(seconds for seconds, _ in known)
+    return sum(seconds * spread for seconds, spread in known) / total if total else 0.0
