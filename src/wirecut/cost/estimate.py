@@ -76,13 +76,19 @@ def consider(pricing: Pricing, cut: Cut, traffic: Traffic) -> Candidate | Reject
     reason = why_no_room(memory, request_tokens, token_bytes, pricing.engine)
     if reason is not None:
         return Rejected(layout, reason, memory)
-    filled = request_tokens
-    if (
-        not pricing.engine.batching.reserves
-    ):  # requests are halfway through their answers on average
-        filled = pricing.engine.in_blocks(traffic.input_tokens + traffic.output_tokens // 2)
+    filled = _filled_tokens(pricing, traffic)
     most_running = max(1, min(pricing.limits.max_seqs, memory.kv_tokens // filled))
     return Candidate(cut, replica, memory, most_running)
+
+
+def _filled_tokens(pricing: Pricing, traffic: Traffic) -> int:
+    """Tokens that a running request fills: all that it may reach where the runtime reserves room
+    for them, else those of a request halfway through its answer, the mean.
+    """
+    outputs = traffic.output_tokens
+    if not pricing.engine.batching.reserves:
+        outputs = -(-outputs // 2)
+    return pricing.engine.in_blocks(traffic.input_tokens + outputs)
 
 
 def estimate(pricing: Pricing, cut: Cut, traffic: Traffic) -> Estimate | Rejected:
@@ -96,8 +102,9 @@ def price(candidate: Candidate, traffic: Traffic) -> Estimate:
     """The estimate of a cut that works, its terms summing to TTFT and TPOT."""
     timing, replica = candidate.timing(traffic), candidate.replica
     terms = (*_prefill_terms(candidate, timing, traffic), *_decode_terms(candidate, timing))
-    tokens = traffic.input_tokens + traffic.output_tokens
-    kv_bytes = timing.running * tokens * replica.kv_token_bytes(tokens)
+    filled, held = _filled_tokens(replica.pricing, traffic), candidate.memory
+    room = held.capacity_bytes - held.weights_bytes - held.activation_bytes - held.buffer_bytes
+    kv_bytes = min(room, timing.running * filled * replica.kv_token_bytes(filled))
     rate = timing.output_tokens_per_s
     return Estimate(
         layout=str(candidate.cut.layout),
