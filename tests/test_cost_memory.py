@@ -1,4 +1,4 @@
-"""What each rank holds: weights by slice and format, caches by kind, and each runtime's own part."""
+"""What each rank holds: weights by slice and format, caches by kind, what runtimes add."""
 
 import math
 from dataclasses import replace
