@@ -341,7 +341,7 @@ def test_words_carry_the_numbers():
         piece.name: piece.because
         for piece in price_forward(replica, Batch(decodes=4, context=1000)).pieces
     }
-    assert words["weights"].endswith("with 4 rows")
+    assert "4 rows" in words["weights"]
     assert words["KV cache"] == "4 sequences x 1000 tokens, 80 layers"
     assert words["all-reduce"].startswith("161 x ")
     assert words["hand-off"].startswith("1 x ")
@@ -350,7 +350,7 @@ def test_words_carry_the_numbers():
         replica_of(on_gpus(QWEN_MOE, "8xH100-SXM", "sglang"), "tp8ep8"), Batch(decodes=4)
     )
     experts = next(piece for piece in routed.pieces if piece.name == "experts")
-    assert experts.because.endswith("16 of 128 here")
+    assert "16 of 128" in experts.because
 
 
 # ---- forwards one after another
