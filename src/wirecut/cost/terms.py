@@ -36,13 +36,13 @@ HALF_WIDTH: dict[Source, float] = {
 # published runs, benchmarks/serving.md). Runtimes' own work changes with every release; a wait
 # depends on who came when. Bubbles are as wide as the work that causes them.
 KIND_WIDTH: dict[Kind, float] = {
-    "compute": 0.5,
+    "compute": 0.4,
     "memory": 0.15,
     "all-reduce": 0.3,
     "all-to-all": 0.3,
     "hand-off": 0.3,
-    "overhead": 0.8,
-    "wait": 0.85,
+    "overhead": 0.6,
+    "wait": 1.0,
 }
 # So many times as wide on a device whose kernels are derived from another generation's.
 ASSUMED_WIDER = 1.5
