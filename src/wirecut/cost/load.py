@@ -90,9 +90,9 @@ def time_load(replica: Replica, load: Load, *, speed: float = 1.0) -> Timing:
 @dataclass(frozen=True, slots=True)
 class _Flow:
     """Rounds of a replica that always runs as many requests: each is a decode step of `decode`
-    (`decodes` sequences), a share `prompting` of them `with_chunk_s` long with `chunk` tokens of
-    prompts. A prompt takes `chunks` of those; prompts fill the share `filled` of what rounds could
-    hold of them.
+    (`decodes` sequences), `with_chunk_s` with `chunk` tokens of prompts. `prompting` such chunks
+    are due a round, more than one where prompts take longer than answers. A prompt takes `chunks`
+    of them; prompts fill the share `filled` of what rounds could hold of them.
     """
 
     decode: Decode
@@ -120,7 +120,8 @@ def _flow(replica: Replica, traffic: Traffic, running: int, busy: int, speed: fl
     mixes, context = replica.pricing.engine.batching.mixes, _context(traffic)
     budget = chunk_rows(replica, running * inputs)
     if mixes:
-        budget = max(1, budget - running + 1)
+        beside = replica.pricing.limits.max_batched_tokens - running + 1
+        budget = max(1, min(budget, beside))
     one = min(inputs, chunk_rows(replica, inputs), budget)
     chunks = -(-inputs // one)
     rounds = max(1, outputs - 1) + (chunks if mixes else 0)
@@ -152,7 +153,7 @@ def _flow(replica: Replica, traffic: Traffic, running: int, busy: int, speed: fl
         chunk = min(budget, round(came / inputs) * inputs)
         with_chunk_s = with_chunk(chunk)
     filled = min(1.0, wanted / max(one, budget // one * one))
-    return _Flow(decode, decodes, chunk, chunks, min(1.0, wanted / chunk), filled, with_chunk_s)
+    return _Flow(decode, decodes, chunk, chunks, wanted / chunk, filled, with_chunk_s)
 
 
 def _steady(
@@ -170,7 +171,9 @@ def _steady(
     A share `together` of the requests comes with all others at once. Those that follow come as
     answers end: in step where lengths are alike (`_in_step`), else one by one, when they wait for
     the round in progress and for prompts ahead (M/D/1). In an open loop a share `found` meets any
-    others. Whatever prefill of others is not before a request's first token is between its others.
+    others. Whatever prefill of others is not before a request's first token is between its others,
+    a chunk a round at most where prompts ride with decodes: what is left over waits for the budget,
+    so that no replica answers sooner than it can prefill.
     """
     others, rounds = running - 1, max(1, traffic.output_tokens - 1)
     flow = _flow(replica, traffic, running, busy_replicas, speed)
@@ -187,18 +190,25 @@ def _steady(
     waits = [_request(replica)]
     if not others and not found:
         return _timing(replica, traffic, 1, flow.decode, prefill, waits)
-    share = flow.prompting * max(others, 1) / running
+    mixes = replica.pricing.engine.batching.mixes
+    prompting = min(1.0, flow.prompting) if mixes else flow.prompting
+    share = prompting * max(others, 1) / running
     all_s = _burst_s(replica, traffic, running, busy_replicas, speed)
     step = 0.0 if found else _in_step(replica, traffic, flow, running)
     alone = found or 1 - max(together, step)
-    ahead_s = alone * _ahead(flow, share, poisson=found > 0)
-    round_s = flow.decode.step_s + share * flow.extra_s
+    ahead_s = alone * _ahead(flow, traffic.input_tokens, share, poisson=found > 0)
+    round_s = flow.decode.step_s + min(1.0, share) * flow.extra_s
     in_progress_s = alone * round_s / 2 if traffic.output_tokens > 1 else 0.0
     at_once = together * running + (1 - together) * step * running * (1 - step / 2) * 2
     before_s = max(0.0, at_once - 1) / 2 * all_s / running
     one_by_one_s = share * flow.extra_s * rounds
     in_all_s = alone * one_by_one_s + (1 - alone) * min(one_by_one_s, others * all_s / running)
     stolen_s = max(0.0, in_all_s - before_s) / rounds
+    if mixes:
+        answer_s = prefill.seconds + in_progress_s + before_s
+        answer_s += rounds * (flow.decode.step_s + stolen_s)
+        least_s = _prompts(replica, traffic, running, running, busy_replicas, speed).held_s
+        ahead_s = max(ahead_s, least_s - answer_s)
 
     def why_wait() -> str:
         return f"half of a round of {show_seconds(round_s)}"
@@ -220,7 +230,7 @@ def _steady(
     return _timing(replica, traffic, running, flow.decode, prefill, waits)
 
 
-def _ahead(flow: _Flow, share: float, *, poisson: bool) -> float:
+def _ahead(flow: _Flow, inputs: int, share: float, *, poisson: bool) -> float:
     """Seconds that a prompt waits for others when they come one by one.
 
     M/D/1: load / (2 (1 - load)) x service, the server being the rounds and what they hold of
@@ -228,7 +238,8 @@ def _ahead(flow: _Flow, share: float, *, poisson: bool) -> float:
     """
     load = min(MOST_LOAD, flow.filled if flow.chunks == 1 else share)
     wait_s = load / (2 * (1 - load)) * flow.chunks * flow.with_chunk_s
-    return wait_s if poisson else min(wait_s, flow.decodes / 2 * flow.chunks * flow.extra_s)
+    prompt_s = inputs / flow.chunk * flow.extra_s
+    return wait_s if poisson else min(wait_s, flow.decodes / 2 * prompt_s)
 
 
 def _in_step(replica: Replica, traffic: Traffic, flow: _Flow, running: int) -> float:
@@ -266,19 +277,31 @@ def _burst_s(
     """Seconds of the prefill of `running` prompts that came together, in steps of the budget, or of
     one prompt each where the runtime is set up so.
     """
-    inputs = traffic.input_tokens
     prompts = 1 if replica.pricing.engine.batching.one_prompt else running
+    prefill = _prompts(replica, traffic, prompts, running, busy_replicas, speed)
+    return prefill.seconds + (running // prompts - 1) * prefill.held_s
+
+
+def _prompts(
+    replica: Replica,
+    traffic: Traffic,
+    prompts: int,
+    waiting: int,
+    busy_replicas: int,
+    speed: float,
+) -> Prefill:
+    """Prefill of `prompts` of those that are `waiting`, in steps of the budget."""
+    inputs = traffic.input_tokens
     chunk = chunk_rows(replica, prompts * inputs)
-    prefill = time_prefill(
+    return time_prefill(
         replica,
         inputs,
         prompts=prompts,
         chunk=chunk,
-        batches=-(-running * inputs // chunk),
+        batches=-(-waiting * inputs // chunk),
         speed=speed,
         busy_replicas=busy_replicas,
     )
-    return prefill.seconds + (running // prompts - 1) * prefill.held_s
 
 
 def _request(replica: Replica) -> Wait:
