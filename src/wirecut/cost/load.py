@@ -204,11 +204,12 @@ def _steady(
     one_by_one_s = share * flow.extra_s * rounds
     in_all_s = alone * one_by_one_s + (1 - alone) * min(one_by_one_s, others * all_s / running)
     stolen_s = max(0.0, in_all_s - before_s) / rounds
-    if mixes:
+    if mixes or not found:
         answer_s = prefill.seconds + in_progress_s + before_s
         answer_s += rounds * (flow.decode.step_s + stolen_s)
         least_s = _prompts(replica, traffic, running, running, busy_replicas, speed).held_s
-        ahead_s = max(ahead_s, least_s - answer_s)
+        most_s = math.inf if found else _most_wait(answer_s, least_s, running)
+        ahead_s = max(least_s - answer_s, min(ahead_s, most_s))
 
     def why_wait() -> str:
         return f"half of a round of {show_seconds(round_s)}"
@@ -240,6 +241,16 @@ def _ahead(flow: _Flow, inputs: int, share: float, *, poisson: bool) -> float:
     wait_s = load / (2 * (1 - load)) * flow.chunks * flow.with_chunk_s
     prompt_s = inputs / flow.chunk * flow.extra_s
     return wait_s if poisson else min(wait_s, flow.decodes / 2 * prompt_s)
+
+
+def _most_wait(answer_s: float, least_s: float, running: int) -> float:
+    """Seconds that users of a closed loop wait for others' prompts at most: who waits asks less.
+
+    `answer_s` without the wait, `least_s` the prefill of all `running` prompts. M/D/1 at the load
+    that is left, least / (answer + wait), solved for the wait.
+    """
+    far_s = math.hypot(answer_s - least_s, math.sqrt(2 / running) * least_s)
+    return (least_s - answer_s + far_s) / 2
 
 
 def _in_step(replica: Replica, traffic: Traffic, flow: _Flow, running: int) -> float:
