@@ -20,6 +20,7 @@ from serving_notes import ANCHOR, FITTED, HEAD, NOTES
 from serving_rows import KINDS, Asked, Contest, Figure, ask, contests, in_scope, read
 from serving_rows import regrets as regrets_of
 
+from wirecut.explain.budget import doubt, whole_request
 from wirecut.version import __version__
 
 TARGETS = {"TPOT": 0.10, "TTFT": 0.25, "throughput": 0.12, "latency": 0.12}
@@ -164,6 +165,13 @@ def order(pairs: Sequence[Contest]) -> Iterator[str]:
         judged = [one.right for one in pairs if one.wire == wire and one.right is not None]
         if judged:
             yield f"| {wire} | {len(judged)} | {sum(judged):g} |"
+    sure, close = surely(pairs)
+    yield ""
+    yield (
+        f"Of {len(sure) + len(close)} pairs told by whole requests or throughput, `wirecut plan` "
+        f"would say of {len(close)} that they are too close to call. Of the others {sum(sure):g} of "
+        f"{len(sure)} are right, of those {sum(close):g}."
+    )
     wrong = [one for one in pairs if one.right is not None and one.right < 1]
     yield ""
     for one in wrong:
@@ -172,6 +180,19 @@ def order(pairs: Sequence[Contest]) -> Iterator[str]:
         measured = f"{one.measured[0]:.4g} and {one.measured[1]:.4g}"
         where = f"{one.a.row['model']} on {one.a.row['fabric']}, {one.a.shape}"
         yield f"- wrong: {where}: {cuts}, {one.metric} {measured}, predicted {guess}"
+
+
+def surely(pairs: Sequence[Contest]) -> tuple[list[float], list[float]]:
+    """Whether pairs are right whose difference is beyond doubt, and those whose is not."""
+    found: tuple[list[float], list[float]] = ([], [])
+    for one in pairs:
+        if one.right is None or one.metric not in (*KINDS["throughput"], *KINDS["latency"]):
+            continue
+        outputs = one.a.row["workload"]["output_len"]
+        ends = sorted((one.a.estimate, one.b.estimate), key=lambda end: whole_request(end, outputs))
+        gained = whole_request(ends[1], outputs) - whole_request(ends[0], outputs)
+        found[gained <= doubt(ends[0], ends[1], outputs)].append(one.right)
+    return found
 
 
 def halves(scored: Sequence[Asked]) -> Iterator[str]:

@@ -121,6 +121,18 @@ def test_70b_alone_over_nvlink_pp4():
     assert all_tokens(found, traffic) == pytest.approx(19, rel=0.12)
 
 
+def test_plans_rank_pipelines_by_the_wires():
+    """What the pairs say, as a plan: over NVLink TP4 before PP4, over 10 GbE PP2 before TP2."""
+    traffic = batch(512, 128, 8)
+    for model, fabric, first, then in (
+        (LLAMA_7B, MESH, "tp4", "pp4"),
+        (QWEN_7B, TEN_GBE, "pp2", "tp2"),
+    ):
+        ranked = wirecut.plan(model, fabric, goal="latency", traffic=traffic, engine="vllm").ranked
+        order = [one.layout for one in ranked]
+        assert order.index(first) < order.index(then)
+
+
 # Two RTX 3090 in two hosts over 10 GbE: RhizoNymph/inference-sim, vLLM, static batches, 128 tokens
 # out. (tokens in, users): seconds of TP2 and PP2, then prefill of TP2 over that of PP2.
 
