@@ -71,9 +71,17 @@ def test_405b_on_two_boxes_is_cut_inside_and_staged_between(network: str):
     assert chosen(LLAMA_405B, fabric, "throughput", BUSY) == Layout(tp=8, pp=2)
 
 
-@pytest.mark.parametrize("fabric", ["4xL40S", "8xL40S"])
-def test_70b_on_pcie_with_long_prompts_is_staged(fabric: str):
-    assert chosen(LLAMA_70B, fabric, "throughput", LONG).pp > 1
+@pytest.mark.parametrize(("fabric", "dtype"), [("4xL40S", "fp8"), ("8xL40S", "bf16")])
+def test_70b_on_pcie_with_long_prompts_is_staged(fabric: str, dtype: str):
+    assert chosen(LLAMA_70B, fabric, "throughput", LONG, dtype=dtype).pp > 1
+
+
+def test_70b_in_16_bits_on_four_cards_has_room_for_few_and_stages_read_weights_for_each():
+    """Nine requests of 8,192 tokens fit: a pipeline's batches are then two or three rows each."""
+    ranking = planned(LLAMA_70B, "4xL40S", "throughput", LONG)
+    staged = next(one for one in ranking.ranked if parse_layout(one.layout).pp > 1)
+    assert ranking.chosen.running < 10
+    assert staged.output_tokens_per_s > 0.6 * ranking.chosen.output_tokens_per_s
 
 
 def test_two_cards_on_pcie_say_by_how_much():

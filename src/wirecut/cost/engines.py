@@ -83,9 +83,10 @@ class Room:
 @dataclass(frozen=True, slots=True)
 class EngineProfile:
     """One runtime. `library` is its collectives' (`libraries.LIBRARIES`); None: by the wire.
-    `kv_formats`: what the cache is stored in, by the kind that linears are stored in, where that is
-    not the activations'. `step_tokens` and `sequences` are its default limits by device memory, as
-    (at least so many GiB, value), largest first.
+    `exchange` is how tokens go to experts that replicas share (`exchange.EXCHANGES`). `kv_formats`:
+    what the cache is stored in, by the kind that linears are stored in, where that is not the
+    activations'. `step_tokens` and `sequences` are its default limits by device memory, as (at
+    least so many GiB, value), largest first.
     """
 
     name: str
@@ -94,6 +95,7 @@ class EngineProfile:
     batching: Batching = Batching()
     room: Room = Room()
     library: str | None = None
+    exchange: str = "all-gather"
     message_bytes: int = 1024
     kv_formats: Mapping[str, str] = field(default_factory=dict[str, str])
     step_tokens: tuple[tuple[int, int], ...] = ((0, 2048),)
@@ -127,6 +129,7 @@ WIRECUT = EngineProfile(
         request_ops=60,
     ),
     batching=Batching(block_tokens=32, min_chunk_tokens=64),
+    exchange="all-to-all",
 )
 # Defaults as its documentation gives them: a budget of 2,048 tokens below 70 GB, 8,192 from there,
 # 16,384 from 160 GB; 0.9 of the memory; CUDA graphs; the residual sent apart; EP over all ranks.
@@ -134,10 +137,10 @@ VLLM = EngineProfile(
     name="vllm",
     rules=EngineRules(experts="all"),
     steps=Steps(
-        host_s=2e-3, sequence_s=20e-6, request_s=20e-3, graphs=True, kernel_s=3e-6, starts=0.85
+        host_s=1.4e-3, sequence_s=20e-6, request_s=20e-3, graphs=True, kernel_s=3e-6, starts=0.85
     ),
-    batching=Batching(in_flight=0.4, handoffs=2, reserves=False),
-    room=Room(share=0.9, runtime_bytes=2 * GIB, group_bytes=GIB // 2),
+    batching=Batching(in_flight=0.7, handoffs=2, reserves=False),
+    room=Room(share=0.9, runtime_bytes=GIB, group_bytes=GIB // 2),
     library="custom_graph",
     step_tokens=((150, 16384), (66, 8192), (0, 2048)),
     sequences=((66, 1024), (0, 256)),
@@ -151,6 +154,7 @@ SGLANG = EngineProfile(
     batching=Batching(mixes=False, handoffs=2, reserves=False),
     room=Room(share=0.88, runtime_bytes=2 * GIB, group_bytes=GIB // 2),
     library="custom_graph",
+    exchange="deepep",
     step_tokens=((66, 8192), (20, 4096), (0, 2048)),
     sequences=((66, 1024), (0, 256)),
 )
@@ -161,8 +165,9 @@ TRTLLM = EngineProfile(
         host_s=1e-3, sequence_s=3e-6, request_s=18e-3, graphs=True, kernel_s=1e-6, starts=0.85
     ),
     batching=Batching(one_prompt=True, handoffs=2),
-    room=Room(share=0.95, runtime_bytes=4 * GIB, group_bytes=GIB // 2, of_rest=True),
+    room=Room(share=0.95, runtime_bytes=2 * GIB, group_bytes=GIB // 2, of_rest=True),
     library="trtllm",
+    exchange="one-sided",
     kv_formats={"fp8": "fp8", "nvfp4": "fp8"},
     step_tokens=((0, 8192),),
     sequences=((0, 2048),),
@@ -174,6 +179,7 @@ LMDEPLOY = EngineProfile(
     batching=Batching(mixes=False),
     room=Room(share=0.8, runtime_bytes=GIB, of_rest=True),
     library="custom_eager",
+    exchange="deepep",
     step_tokens=((0, 8192),),
     sequences=((0, 256),),
 )
