@@ -273,23 +273,6 @@ def test_dispatch_and_combine():
     assert seconds(shared, "dispatch", "combine") > 0
 
 
-def test_an_exchange_is_never_slower_than_everything_to_everyone():
-    """8 ranks, 4,096 tokens each: all to all ranks, or each token to those with its experts."""
-    pricing = on_gpus(QWEN_MOE, "8xH100-SXM", "sglang")
-    replica = replica_of(pricing, "dp8ep8")
-    found = price_forward(replica, chunk_batch(4096, 4096))
-    row = pricing.spec.hidden * 2
-    whole = collective_price(
-        pricing.fabric, "all_gather", range(8), 8 * 4096 * row, library=pricing.engine.library
-    )
-    ranks = 8 * (1 - (7 / 8) ** 8)  # of 8, that one of a token's 8 experts is on
-    sparse = collective_price(
-        pricing.fabric, "all_to_all", range(8), 4096 * ranks * row, library=pricing.engine.library
-    )
-    expected = 48 * min(whole.seconds, sparse.seconds)
-    assert seconds(found, "dispatch") == pytest.approx(expected)
-
-
 def test_handoffs_of_other_runtimes():
     """vLLM sends hidden state and residual, a slice from each TP rank, and gathers behind the
     boundary; wirecut sends the hidden state."""

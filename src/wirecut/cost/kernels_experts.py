@@ -46,15 +46,16 @@ def routed(
     """Expected rows of one rank's experts when each token picks `top_k` of `experts`.
 
     Class i of CLASSES has popularity p ~ skew^((i + 1/2) / CLASSES); of its experts the share
-    1 - (1 - p)^tokens has any row. `load` is this rank's rows over the mean rank's.
+    1 - (1 - p)^tokens has any row. `load` is this rank's rows over the mean rank's: as
+    many experts have any, each more of them.
     """
     weights = [skew ** ((i + 0.5) / CLASSES) for i in range(CLASSES)]
     mean = sum(weights) / CLASSES
     groups: list[tuple[float, float]] = []
     for weight in weights:
-        chance = min(load * top_k / experts * weight / mean, 1.0 - 1e-12)
+        chance = min(top_k / experts * weight / mean, 1.0 - 1e-12)
         share = -math.expm1(tokens * math.log1p(-chance))
-        groups.append((experts_here / CLASSES * share, max(1.0, tokens * chance / share)))
+        groups.append((experts_here / CLASSES * share, max(1.0, load * tokens * chance / share)))
     return Routed(tuple(groups), sum(count * rows for count, rows in groups))
 
 

@@ -21,7 +21,7 @@ from wirecut.cost.kernels_attention import (
     latent_prefill_s,
     prefill_attention_s,
 )
-from wirecut.cost.kernels_experts import experts_s
+from wirecut.cost.kernels_experts import experts_s, rank_load
 from wirecut.cost.kernels_linear import linear_attention_s
 from wirecut.cost.kernels_rates import Generation, Tiles
 from wirecut.cost.terms import half_width
@@ -232,6 +232,7 @@ class Kernels:
             intermediate=routed.intermediate,
             format=kernel_format(routed.format),
             gated=routed.gated,
+            load=rank_load(routed.experts, routed.here),
         )
 
     def decode_s(self, work: LayerWork, batch: Batch) -> tuple[float, float]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from wirecut.cost.collectives import Price, collective_price, gather_price, send_price
+from wirecut.cost.exchange import expert_exchange
 from wirecut.cost.forward import Batch, Piece
 from wirecut.cost.replica import Replica
 from wirecut.cost.terms import Kind
-from wirecut.fabric.fabric import Op
 from wirecut.layout.shards import padded_vocab
 from wirecut.units import DTYPE_BYTES
 
@@ -36,7 +36,10 @@ def wires(replica: Replica, index: int, batch: Batch) -> list[Line]:
     stage, layout = replica.stages[index], replica.cut.layout
     apart = layout.ep > 1 and layout.dp > 1  # experts are shared by replicas: no sum over TP
     routed = sum(count for work, count in stage.works if work.routed)
-    found = _experts(replica, index, batch, routed) if apart and routed else []
+    found: list[Line] = []
+    if apart and routed:
+        exchanged = expert_exchange(replica, index, batch)
+        found = [Line(name, "all-to-all", routed, price) for name, price in exchanged]
     if layout.tp > 1:
         reduces = sum(count * work.reduces for work, count in stage.works)
         calls = reduces - (routed if apart else 0) + (1 if index == 0 else 0)
@@ -72,35 +75,6 @@ def _tp_lines(replica: Replica, index: int, batch: Batch, calls: int) -> list[Li
         price = send_price(fabric, link, pricing.engine.message_bytes)
         found.append(Line("step message", "all-reduce", 1, price))
     return found
-
-
-def _experts(replica: Replica, index: int, batch: Batch, layers: int) -> list[Line]:
-    """Tokens to their experts and back, over all ranks of the stage: all tokens to all ranks, as
-    engines do without a sparse exchange, or each token once to every rank that has one of its
-    experts, whichever is faster.
-    """
-    stage, pricing, layout = replica.stages[index], replica.pricing, replica.cut.layout
-    group, size = stage.expert_group, DTYPE_BYTES[pricing.dtype]
-    moe = next(work.routed for work, _ in stage.works if work.routed)
-    assert moe is not None
-    row, rows = pricing.spec.hidden * size, batch.rows / layout.tp
-    found: list[Line] = []
-    ways: tuple[tuple[str, Op], ...] = (("dispatch", "all_gather"), ("combine", "reduce_scatter"))
-    for name, op in ways:
-        whole = _exchange(replica, op, group, rows * len(group) * row)
-        copies = layout.ep * (1 - (1 - 1 / layout.ep) ** moe.top_k)
-        sparse = _exchange(replica, "all_to_all", group, rows * copies * row)
-        price = min(whole, sparse, key=lambda one: one.seconds)
-        found.append(Line(name, "all-to-all", layers, price))
-    return found
-
-
-def _exchange(replica: Replica, op: Op, group: Sequence[int], num_bytes: float) -> Price:
-    pricing = replica.pricing
-    at_once = replica.cut.layout.pp
-    return collective_price(
-        pricing.fabric, op, group, num_bytes, at_once=at_once, library=pricing.engine.library
-    )
 
 
 def wire_pieces(by_stage: Sequence[Sequence[Line]]) -> list[Piece]:
