@@ -169,7 +169,7 @@ def order(pairs: Sequence[Contest]) -> Iterator[str]:
     yield ""
     yield (
         f"Of {len(sure) + len(close)} pairs told by whole requests or throughput, `wirecut plan` "
-        f"would say of {len(close)} that they are too close to call. Of the others {sum(sure):g} of "
+        f"calls {len(close)} too close. Of the others {sum(sure):g} of "
         f"{len(sure)} are right, of those {sum(close):g}."
     )
     wrong = [one for one in pairs if one.right is not None and one.right < 1]
