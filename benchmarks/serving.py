@@ -170,7 +170,7 @@ def order(pairs: Sequence[Contest]) -> Iterator[str]:
     yield (
         f"Of {len(sure) + len(close)} pairs told by whole requests or throughput, `wirecut plan` "
         f"calls {len(close)} too close. Of the others {sum(sure):g} of "
-        f"{len(sure)} are right, of those {sum(close):g}."
+        f"{len(sure)} are right, of the close ones {sum(close):g}."
     )
     wrong = [one for one in pairs if one.right is not None and one.right < 1]
     yield ""

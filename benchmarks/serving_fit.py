@@ -26,7 +26,7 @@ REQUESTS = (0.0, 0.5, 1.0, 1.5, 2.0)
 WORDS = """`host_s`, `sequence_s`, `request_s` and `starts` of a runtime, chosen on a grid about the
 shipped values (times 0.5 to 2; `starts` 0.3 less to 0.15 more) by the mean of the sources' median
 errors without the source, on all, and on the source alone: "others'" against "all" is what not
-having seen a source costs. At most 150 rows a source."""
+having seen a source costs. At most 150 rows a source; SGLang has only one of any size."""
 MOST_ROWS = 150  # of a source, evenly spaced
 FEWEST_ROWS = 20  # of a source that is left out
 
