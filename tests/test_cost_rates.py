@@ -12,8 +12,10 @@ from pricing import BARE, US, bundled, on_gpus, priced, replica_of, terms_of
 from wirecut.cost.compute import MatrixRate
 from wirecut.cost.engines import Steps
 from wirecut.cost.forward import Batch
+from wirecut.cost.kernel_rate import Kernels, kernel_format
 from wirecut.cost.kernels import matmul_s
-from wirecut.cost.rates import Kernels, Measured, kernel_format, rate_of
+from wirecut.cost.measured_rate import Measured
+from wirecut.cost.rates import rate_of
 from wirecut.cost.work import Product, layer_work
 from wirecut.errors import FabricError
 from wirecut.fabric.device import MatrixPoint
@@ -184,6 +186,23 @@ def test_starts_hide_behind_the_kernel_before():
     )
     assert 0 < none < hidden < whole
     assert whole - hidden == pytest.approx(hidden - none)
+
+
+def test_starts_of_a_recurrence_hide_too():
+    spec = bundled("Qwen/Qwen3.5-27B")
+    work = next(
+        work
+        for work in (layer_work(spec, one, Layout()) for one in spec.kinds)
+        if work.state_elements
+    )
+    device, batch = typed_fabric("1xH100-SXM").devices[0], Batch(decodes=1, context=100)
+    whole, half, none = (
+        rate_of(device, "bf16", kv="bf16", starts=share).decode_s(work, batch)[0]
+        for share in (1.0, 0.5, 0.0)
+    )
+    start_s = 1.14e-5 + 2.03e-6  # of the recurrence, and of the convolution before it
+    assert whole - none == pytest.approx(start_s, rel=0.01)
+    assert whole - half == pytest.approx(half - none)
 
 
 def test_a_window_bounds_what_attention_reads():

@@ -19,6 +19,7 @@ from wirecut.cost.kernels_attention import (
 from wirecut.cost.kernels_experts import experts_s, rank_load, routed
 from wirecut.cost.kernels_gpu import GENERATIONS
 from wirecut.cost.kernels_linear import indexer_s, linear_attention_s
+from wirecut.cost.kernels_rates import Generation
 from wirecut.fabric.catalogue import all_devices, find_device
 from wirecut.fabric.fabric import Device
 
@@ -263,3 +264,38 @@ def test_generations() -> None:
         for tiles in (*generation.products.values(), *generation.experts.values()):
             assert min(tiles.memory, tiles.share, tiles.start_s) > 0
             assert max(tiles.memory, tiles.share) < 1
+
+
+def shares(of: Generation) -> dict[str, list[float]]:
+    """All fitted numbers of a generation by what scales them."""
+    tiles = (*of.products.values(), *of.experts.values())
+    look, line = of.attention, of.linear
+    return {
+        "starts": [each.start_s for each in tiles]
+        + [look.decode_start_s, look.prefill_start_s, look.latent_start_s]
+        + [line.start_s, line.chunk_start_s, of.elementwise.start_s],
+        "compute": [each.share for each in tiles]
+        + [look.decode_vector, look.prefill_share, look.latent_share, look.latent_prefill_share]
+        + [line.share, of.free_share],
+        "memory": [each.memory for each in tiles]
+        + [look.decode_memory, line.memory, of.elementwise.memory],
+    }
+
+
+@pytest.mark.parametrize("what", ["starts", "compute", "memory"])
+@pytest.mark.parametrize("name", ["hopper", "ampere"])
+def test_a_scaled_generation_is_scaled_throughout(what: str, name: str) -> None:
+    whole = GENERATIONS[name]
+    half = whole.scaled(**{what: 0.5})
+    for group, numbers in shares(whole).items():
+        times = 0.5 if group == what else 1.0
+        assert shares(half)[group] == pytest.approx([times * number for number in numbers]), group
+    assert max(shares(whole.scaled(memory=2))["memory"]) < 1
+
+
+def test_cdna_is_hopper_scaled_throughout() -> None:
+    cdna, hopper = GENERATIONS["cdna"].attention, GENERATIONS["hopper"].attention
+    ratio = cdna.prefill_share / hopper.prefill_share
+    assert ratio < 0.5
+    assert cdna.latent_share == pytest.approx(ratio * hopper.latent_share)
+    assert cdna.latent_start_s > hopper.latent_start_s

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from wirecut.cost.kernels_fitted import FITTED
-from wirecut.cost.kernels_rates import Generation, Tiles
+from wirecut.cost.kernels_rates import Generation
 from wirecut.errors import FabricError
 from wirecut.fabric.catalogue import find_device
 from wirecut.fabric.fabric import Device
@@ -40,62 +40,21 @@ class Gpu:
         return max(rates.get("bf16") or rates["fp16"], rates.get("fp32", 0.0))
 
 
-def _derived(
-    of: Generation,
-    name: str,
-    *,
-    without: tuple[str, ...] = (),
-    memory: float = 1.0,
-    compute: float = 1.0,
-    starts: float = 1.0,
-) -> Generation:
-    """A generation whose kernels nobody measured: another's without some formats, with `memory`
-    and `compute` times their shares of the datasheet, and `starts` times their starts.
-    """
-
-    def bandwidth(share: float) -> float:
-        return min(0.95, share * memory)
-
-    def tiles(kernels: Mapping[str, Tiles]) -> dict[str, Tiles]:
-        return {
-            format: replace(
-                each,
-                start_s=each.start_s * starts,
-                memory=bandwidth(each.memory),
-                share=each.share * compute,
-            )
-            for format, each in kernels.items()
-            if format not in without
-        }
-
-    return replace(
-        of,
-        name=name,
-        products=tiles(of.products),
-        experts=tiles(of.experts),
-        attention=replace(
-            of.attention,
-            decode_start_s=of.attention.decode_start_s * starts,
-            decode_memory=bandwidth(of.attention.decode_memory),
-            prefill_start_s=of.attention.prefill_start_s * starts,
-            prefill_share=of.attention.prefill_share * compute,
-        ),
-        linear=replace(of.linear, memory=bandwidth(of.linear.memory)),
-        elementwise=replace(
-            of.elementwise,
-            start_s=of.elementwise.start_s * starts,
-            memory=bandwidth(of.elementwise.memory),
-        ),
-        source="assumed",
+def _derived(of: Generation, name: str, *, without: tuple[str, ...] = ()) -> Generation:
+    """A generation whose kernels nobody measured: another's (scaled), without some formats."""
+    products, experts = (
+        {format: tiles for format, tiles in kernels.items() if format not in without}
+        for kernels in (of.products, of.experts)
     )
+    return replace(of, name=name, products=products, experts=experts, source="assumed")
 
 
 _FP8 = ("fp8", "fp8_block")
 # Error correction in GDDR6 takes bandwidth. Without it streams reach 0.92 of the datasheet, as they
 # do on GDDR7 (measured, blackwell-workstation); with it the share of "ada" (measured, L40S).
 _NO_ECC = 1.19
-# CDNA, whose kernels no table has: what is left of Hopper's shares, and how much longer kernels take
-# to start, in published serving runs of MI300X (vLLM on ROCm, 405B in fp8; benchmarks/serving.md).
+# CDNA, whose kernels no table has: what is left of Hopper's shares, and how much longer kernels
+# take to start, in published serving runs of MI300X (vLLM on ROCm, 405B in fp8; benchmarks/serving.md).
 # AMD's own best is 708 of 1307 TFLOP/s in bf16 ("Measuring Max-Achievable FLOPs", part 2).
 _CDNA_COMPUTE, _CDNA_MEMORY, _CDNA_STARTS = 0.41, 0.75, 3.0
 _GA10X = _derived(FITTED["ada"], "ga10x", without=_FP8)
@@ -106,17 +65,16 @@ GENERATIONS: Mapping[str, Generation] = {
         *FITTED.values(),
         _GA10X,
         _derived(FITTED["ampere"], "turing"),
-        _derived(FITTED["ampere"], "turing-no-ecc", memory=_NO_ECC),
-        _derived(_GA10X, "ga10x-no-ecc", memory=_NO_ECC),
-        _derived(FITTED["ada"], "ada-no-ecc", memory=_NO_ECC),
+        _derived(FITTED["ampere"].scaled(memory=_NO_ECC), "turing-no-ecc"),
+        _derived(_GA10X.scaled(memory=_NO_ECC), "ga10x-no-ecc"),
+        _derived(FITTED["ada"].scaled(memory=_NO_ECC), "ada-no-ecc"),
         _derived(
-            FITTED["hopper"],
+            FITTED["hopper"].scaled(
+                memory=_CDNA_MEMORY, compute=_CDNA_COMPUTE, starts=_CDNA_STARTS
+            ),
             "cdna",
-            compute=_CDNA_COMPUTE,
-            memory=_CDNA_MEMORY,
-            starts=_CDNA_STARTS,
         ),
-        _derived(FITTED["ada"], "other", memory=_NO_ECC),
+        _derived(FITTED["ada"].scaled(memory=_NO_ECC), "other"),
     )
 }
 

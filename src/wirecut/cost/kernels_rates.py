@@ -6,9 +6,17 @@ Seconds, or shares of the datasheet's rates. Values are in `kernels_fitted` and 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wirecut.fabric.fabric import Source
+
+# Streams reach about this share of the bandwidth (the highest fitted are 0.95 to 0.97): no
+# scaling takes a share beyond it.
+MOST_MEMORY = 0.95
+
+
+def _memory(share: float, times: float) -> float:
+    return min(share * times, max(share, MOST_MEMORY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,15 @@ class Tiles:
     edge: float
     step_s: float
     share: float
+
+    def scaled(self, *, memory: float, compute: float, starts: float) -> "Tiles":
+        """See `Generation.scaled`."""
+        return replace(
+            self,
+            start_s=self.start_s * starts,
+            memory=_memory(self.memory, memory),
+            share=self.share * compute,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +69,20 @@ class Attention:
     latent_share: float
     latent_prefill_share: float
 
+    def scaled(self, *, memory: float, compute: float, starts: float) -> "Attention":
+        """See `Generation.scaled`."""
+        return replace(
+            self,
+            decode_start_s=self.decode_start_s * starts,
+            decode_memory=_memory(self.decode_memory, memory),
+            decode_vector=self.decode_vector * compute,
+            prefill_start_s=self.prefill_start_s * starts,
+            prefill_share=self.prefill_share * compute,
+            latent_start_s=self.latent_start_s * starts,
+            latent_share=self.latent_share * compute,
+            latent_prefill_share=self.latent_prefill_share * compute,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Linear:
@@ -64,6 +95,16 @@ class Linear:
     memory: float
     share: float
 
+    def scaled(self, *, memory: float, compute: float, starts: float) -> "Linear":
+        """See `Generation.scaled`."""
+        return replace(
+            self,
+            start_s=self.start_s * starts,
+            chunk_start_s=self.chunk_start_s * starts,
+            memory=_memory(self.memory, memory),
+            share=self.share * compute,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Elementwise:
@@ -71,6 +112,10 @@ class Elementwise:
 
     start_s: float
     memory: float
+
+    def scaled(self, *, memory: float, starts: float) -> "Elementwise":
+        """See `Generation.scaled`."""
+        return replace(self, start_s=self.start_s * starts, memory=_memory(self.memory, memory))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +135,26 @@ class Generation:
     elementwise: Elementwise
     free_share: float
     source: Source
+
+    def scaled(
+        self, *, memory: float = 1.0, compute: float = 1.0, starts: float = 1.0
+    ) -> "Generation":
+        """The same kernels with `memory` times their shares of the bandwidth (MOST_MEMORY at most),
+        `compute` times those of the arithmetic rates, and `starts` times what they take to start.
+        """
+
+        def tiles(kernels: Mapping[str, Tiles]) -> dict[str, Tiles]:
+            return {
+                format: each.scaled(memory=memory, compute=compute, starts=starts)
+                for format, each in kernels.items()
+            }
+
+        return replace(
+            self,
+            products=tiles(self.products),
+            experts=tiles(self.experts),
+            attention=self.attention.scaled(memory=memory, compute=compute, starts=starts),
+            linear=self.linear.scaled(memory=memory, compute=compute, starts=starts),
+            elementwise=self.elementwise.scaled(memory=memory, starts=starts),
+            free_share=self.free_share * compute,
+        )
