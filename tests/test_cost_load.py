@@ -21,7 +21,7 @@ from pricing import (
 from wirecut.cost.engines import engine_profile
 from wirecut.cost.estimate import Candidate, check_traffic
 from wirecut.cost.estimate import price as price_of
-from wirecut.cost.load import Timing
+from wirecut.cost.flow import Timing
 from wirecut.cost.pace import time_prefill
 from wirecut.cost.terms import Estimate, Rejected, Term, intervals
 from wirecut.errors import UsageError

@@ -52,6 +52,9 @@ class Batching:
     wait. `one_prompt`: prompts that wait go one to a step, though more would fit (as benchmarks set
     TensorRT-LLM up, whose `max_num_tokens` is then about one prompt).
 
+    `chunk_by_chunk`: a chunk of prompts enters a pipeline when the one before is back from its last
+    stage (bursts over two stages take as long as over one, benchmarks/serving.md).
+
     `in_flight`: batches a pipeline keeps in flight, as a share of its stages beyond the first; 1 is
     dealt evenly. `handoffs`: hidden states a boundary sends per token (2: the residual apart).
     `reserves`: a request starts only where room for its whole answer is left. A pipeline's stages
@@ -60,6 +63,7 @@ class Batching:
 
     mixes: bool = True
     one_prompt: bool = False
+    chunk_by_chunk: bool = False
     in_flight: float = 1.0
     handoffs: int = 1
     reserves: bool = True
@@ -100,7 +104,6 @@ class EngineProfile:
     kv_formats: Mapping[str, str] = field(default_factory=dict[str, str])
     step_tokens: tuple[tuple[int, int], ...] = ((0, 2048),)
     sequences: tuple[tuple[int, int], ...] = ((0, 64),)
-    has_ep: bool = True
 
     def in_blocks(self, tokens: int) -> int:
         """KV room for `tokens`, which is given out in whole blocks."""
@@ -139,7 +142,7 @@ VLLM = EngineProfile(
     steps=Steps(
         host_s=1.4e-3, sequence_s=20e-6, request_s=20e-3, graphs=True, kernel_s=3e-6, starts=0.85
     ),
-    batching=Batching(in_flight=0.7, handoffs=2, reserves=False),
+    batching=Batching(chunk_by_chunk=True, in_flight=0.7, handoffs=2, reserves=False),
     room=Room(share=0.9, runtime_bytes=GIB, group_bytes=GIB // 2),
     library="custom_graph",
     step_tokens=((150, 16384), (66, 8192), (0, 2048)),

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
+from wirecut.cost.flow import Timing
 from wirecut.cost.forward import Forward, Piece
-from wirecut.cost.load import Load, Timing, time_load
+from wirecut.cost.load import Load, time_load
 from wirecut.cost.memory import why_no_room
 from wirecut.cost.pace import Prefill
 from wirecut.cost.replica import Pricing, Replica
@@ -105,7 +106,11 @@ def price(candidate: Candidate, traffic: Traffic) -> Estimate:
     filled, held = _filled_tokens(replica.pricing, traffic), candidate.memory
     room = held.capacity_bytes - held.weights_bytes - held.activation_bytes - held.buffer_bytes
     kv_bytes = min(room, timing.running * filled * replica.kv_token_bytes(filled))
-    rate = timing.output_tokens_per_s
+    rate, outputs = timing.output_tokens_per_s, traffic.output_tokens
+    interval = intervals(terms, output_tokens=outputs, output_tokens_per_s=rate)
+    if traffic.rate is not None:  # no more is answered than comes
+        low, high = interval["output_tokens_per_s"]
+        interval["output_tokens_per_s"] = low, max(rate, min(high, traffic.rate * outputs))
     return Estimate(
         layout=str(candidate.cut.layout),
         placement=candidate.cut.placement,
@@ -117,7 +122,7 @@ def price(candidate: Candidate, traffic: Traffic) -> Estimate:
         requests_per_s=rate / traffic.output_tokens,
         bubble_fraction=timing.decode.idle,
         running=timing.running,
-        interval=intervals(terms, output_tokens=traffic.output_tokens, output_tokens_per_s=rate),
+        interval=interval,
         terms=terms,
     )
 
@@ -183,6 +188,7 @@ def _chunk_pieces(prefill: Prefill) -> Iterator[Piece]:
             piece,
             seconds=piece.seconds + times * full.seconds,
             words=partial(_both, times, full, piece),
+            kind=full.kind if times * full.seconds > piece.seconds else piece.kind,
         )
 
 
@@ -254,6 +260,7 @@ def _wait_terms(timing: Timing, phase: Phase) -> Iterator[Term]:
         kind: Kind = "overhead" if wait.name == "request" else "wait"
         wide = spread
         if kind == "overhead":
+            source = source if source == "measured" else "published"
             wide = time_width(kind, source, spread)
         elif phase == "prefill":
             wide = KIND_WIDTH[kind]

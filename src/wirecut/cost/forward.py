@@ -53,6 +53,7 @@ class Batch:
     the cache (mean). `prefills` of the prompts end in it and want logits.
 
     `busy` devices work meanwhile, in all replicas; 0 means as many as when the fabric was measured.
+    `replicas` have such a batch at the same time, which matters where they share experts; 0: all.
     """
 
     decodes: int = 0
@@ -62,6 +63,7 @@ class Batch:
     before: float = 0.0
     prefills: int = 0
     busy: int = 0
+    replicas: int = 0
 
     @property
     def rows(self) -> int:

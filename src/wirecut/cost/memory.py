@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from wirecut.cost.engines import EngineProfile
+from wirecut.cost.kernels_experts import rank_load
 from wirecut.cost.terms import Memory
 from wirecut.cost.work import LayerWork, Product, layer_work
 from wirecut.layout.layout import Layout
@@ -115,6 +116,8 @@ def activation_bytes(spec: ModelSpec, layout: Layout, *, limits: Limits, dtype: 
         if isinstance(layer.mlp, Moe) and work.routed:
             routed = work.routed
             here = routed.top_k * routed.here / routed.experts
+            if layout.ep > 1:  # tokens of all replicas come to the busiest rank's experts
+                here *= layout.dp * rank_load(routed.experts, routed.here)
             wide += here * (WIDE_BUFFERS * routed.intermediate + routed.hidden)
         row = max(row, HIDDEN_BUFFERS * spec.hidden + around + wide)
     logits = min(limits.max_seqs, limits.max_batched_tokens) * padded_vocab(spec.vocab, tp)

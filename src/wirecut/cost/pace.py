@@ -66,9 +66,8 @@ def time_decode(
     """
     pp = len(replica.stages)
     batches = in_flight(replica, requests) if overlap else 1.0
-    rows = math.ceil(requests / batches)
-    busy = _busy(replica, round(batches), busy_replicas)
-    forward = price_forward(replica, Batch(decodes=rows, context=context, busy=busy))
+    batch = Batch(decodes=math.ceil(requests / batches), context=context)
+    forward = price_forward(replica, _meanwhile(replica, batch, round(batches), busy_replicas))
     stages, between, slowest = lengths(forward, speed)
     step_s = max(stages + between, batches * slowest)
     work = stages * batches / pp
@@ -104,12 +103,14 @@ def time_round(
     alone = time_decode(replica, decodes, context=context, speed=speed, busy_replicas=busy_replicas)
     if not chunk:
         return alone.step_s
-    busy = _busy(replica, len(replica.stages), busy_replicas)
+    pp = len(replica.stages)
     if not replica.pricing.engine.batching.mixes:
-        forward = price_forward(replica, chunk_batch(chunk, prompt_tokens, busy=busy))
+        batch = chunk_batch(chunk, prompt_tokens)
+        forward = price_forward(replica, _meanwhile(replica, batch, pp, busy_replicas))
         return alone.step_s + lengths(forward, speed)[2]
     rows = math.ceil(decodes / alone.batches)
-    batch = chunk_batch(chunk, prompt_tokens, decodes=rows, context=context, busy=busy)
+    batch = chunk_batch(chunk, prompt_tokens, decodes=rows, context=context)
+    batch = _meanwhile(replica, batch, pp, busy_replicas)
     stages, between, slowest = lengths(price_forward(replica, batch), speed)
     other = lengths(alone.forward, speed)[2]
     others_s = alone.step_s + max(0.0, slowest - other)
@@ -135,8 +136,8 @@ def time_prefill(
     those of others, keep as many stages busy.
 
     seconds = the last chunk's way through all stages + (chunks - 1) x the slowest stage of a full
-    chunk; without `overlap`, and where a runtime waits for a chunk before it sends the prompt's
-    next, x its way through all stages.
+    chunk, or its way over the batches in flight; without `overlap`, and where a runtime waits for a
+    chunk before it sends the prompt's next, x its way through all stages.
     """
     tokens = prompts * prompt_tokens
     rows = min(chunk or chunk_rows(replica, tokens), tokens)
@@ -145,18 +146,18 @@ def time_prefill(
     pp = len(replica.stages)
     beside = decodes if replica.pricing.engine.batching.mixes else 0
     beside = math.ceil(beside / in_flight(replica, beside)) if beside else 0
-    busy = _busy(replica, min(pp, max(chunks, batches)), busy_replicas)
-    last = price_forward(
-        replica, chunk_batch(last_rows, prompt_tokens, decodes=beside, context=context, busy=busy)
-    )
-    full = last
+    at_work = min(pp, max(chunks, batches))
+    batch = chunk_batch(last_rows, prompt_tokens, decodes=beside, context=context)
+    full = last = price_forward(replica, _meanwhile(replica, batch, at_work, busy_replicas))
     if chunks > 1:
-        batch = chunk_batch(rows, prompt_tokens, decodes=beside, context=context, busy=busy)
-        full = price_forward(replica, replace(batch, prefills=rows // prompt_tokens))
+        batch = chunk_batch(rows, prompt_tokens, decodes=beside, context=context)
+        batch = replace(batch, prefills=rows // prompt_tokens)
+        full = price_forward(replica, _meanwhile(replica, batch, at_work, busy_replicas))
     stages, between, slowest = lengths(last, speed)
     full_stages, full_between, full_slowest = lengths(full, speed)
-    flows = overlap and replica.pricing.engine.batching.in_flight == 1
-    each_s = full_slowest if flows else full_stages + full_between
+    each_s = way_s = full_stages + full_between
+    if overlap and not replica.pricing.engine.batching.chunk_by_chunk:
+        each_s = max(full_slowest, way_s / in_flight(replica, chunks))
     seconds = stages + between + (chunks - 1) * each_s
     ideal = (stages + (chunks - 1) * full_stages) / pp
     held_s = slowest + (chunks - 1) * full_slowest
@@ -180,9 +181,7 @@ def chunk_rows(replica: Replica, waiting_tokens: int) -> int:
     return min(limits.max_batched_tokens, share)
 
 
-def chunk_batch(
-    rows: int, prompt_tokens: int, *, decodes: int = 0, context: float = 0.0, busy: int = 0
-) -> Batch:
+def chunk_batch(rows: int, prompt_tokens: int, *, decodes: int = 0, context: float = 0.0) -> Batch:
     """`rows` tokens of prompts at their mean place, beside `decodes` sequences."""
     prompts = -(-rows // prompt_tokens)
     return Batch(
@@ -192,17 +191,17 @@ def chunk_batch(
         prompts=prompts,
         before=max(0.0, (prompt_tokens - rows / prompts) / 2),
         prefills=max(1, rows // prompt_tokens),
-        busy=busy,
     )
 
 
-def _busy(replica: Replica, stages: int, replicas: int) -> int:
-    """Devices at work when `stages` of each of `replicas` replicas (0: of all) are; 0 when they are
-    as many as were measured together.
+def _meanwhile(replica: Replica, batch: Batch, stages: int, replicas: int) -> Batch:
+    """The batch while `stages` of each of `replicas` replicas (0: of all) are at work: devices that
+    share memory slow each other, replicas that share experts send them their tokens.
     """
     layout = replica.cut.layout
     busy = layout.tp * stages * (replicas or layout.dp)
-    return busy if busy < max(stage.rate.total for stage in replica.stages) else 0
+    busy = busy if busy < max(stage.rate.total for stage in replica.stages) else 0
+    return replace(batch, busy=busy, replicas=replicas if layout.ep > 1 else 0)
 
 
 def lengths(forward: Forward, speed: float) -> tuple[float, float, float]:

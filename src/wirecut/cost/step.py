@@ -46,8 +46,11 @@ def price_forward(replica: Replica, batch: Batch) -> Forward:
 
 def _price_forward(replica: Replica, batch: Batch) -> Forward:
     stages = range(len(replica.stages))
-    compute = [_compute(replica, stage, batch) for stage in stages]
     lines = [wires(replica, stage, batch) for stage in stages]
+    compute = [
+        _compute(replica, stage, batch, sum(line.seconds for line in lines[stage]))
+        for stage in stages
+    ]
     handoffs, back = between(replica, batch)
     pieces = [
         *_compute_pieces(replica, batch, compute),
@@ -63,8 +66,8 @@ def _price_forward(replica: Replica, batch: Batch) -> Forward:
     )
 
 
-def _compute(replica: Replica, index: int, batch: Batch) -> dict[str, Spent]:
-    """What one stage computes, by name of piece."""
+def _compute(replica: Replica, index: int, batch: Batch, wires_s: float) -> dict[str, Spent]:
+    """What one stage computes, by name of piece; `wires_s` pass between its kernels."""
     stage = replica.stages[index]
     found = {
         "weights": _products(replica, stage, batch),
@@ -73,7 +76,7 @@ def _compute(replica: Replica, index: int, batch: Batch) -> dict[str, Spent]:
         **_attention(stage, batch),
     }
     between_s = _small(replica, stage, batch)
-    device_s = sum(one.seconds for one in found.values()) + between_s
+    device_s = sum(one.seconds for one in found.values()) + between_s + wires_s
     return {
         **found,
         "launches": Spent(between_s + _launches(replica, stage, batch, device_s), "overhead"),
@@ -100,7 +103,7 @@ def _products(replica: Replica, stage: Stage, batch: Batch) -> Spent:
 
 def _experts(replica: Replica, stage: Stage, batch: Batch) -> Spent:
     layout, total, held, rows = replica.cut.layout, 0.0, 0.0, 0.0
-    tokens = batch.rows * (layout.dp if layout.ep > 1 else 1)
+    tokens = batch.rows * ((batch.replicas or layout.dp) if layout.ep > 1 else 1)
     for work, count in stage.works:
         if work.routed:
             rows = tokens * work.routed.top_k / work.routed.experts
@@ -177,7 +180,7 @@ def _step(replica: Replica, index: int, batch: Batch) -> float:
 def _compute_pieces(
     replica: Replica, batch: Batch, by_stage: Sequence[dict[str, Spent]]
 ) -> list[Piece]:
-    rate = replica.stages[0].rate
+    rate = max((stage.rate for stage in replica.stages), key=lambda one: one.spread)
     seconds = {name: sum(stage[name].seconds for stage in by_stage) for name in by_stage[0]}
     found: list[Piece] = []
     for name, total_s in seconds.items():

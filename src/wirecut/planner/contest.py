@@ -9,10 +9,9 @@ Knows no words.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from wirecut.cost.estimate import Candidate
-from wirecut.cost.load import Timing
 from wirecut.errors import UsageError
 from wirecut.planner.prices import per_million
 from wirecut.spec.traffic import Traffic
@@ -21,24 +20,37 @@ TIE = 1e-9  # relative; closer scores are the same arithmetic in another order
 KEEPS_UP = 0.999  # of the requests that come: an open load is carried, rounding apart
 
 
-def _output_rate(timing: Timing, traffic: Traffic, price: float) -> float:
-    """Output tokens per second, fewer being worse."""
-    return -timing.output_tokens_per_s
+class Timed(Protocol):
+    """What goals are told of a layout: the timing of a candidate, or an estimate."""
+
+    @property
+    def ttft_s(self) -> float: ...
+
+    @property
+    def tpot_s(self) -> float: ...
+
+    @property
+    def output_tokens_per_s(self) -> float: ...
 
 
-def _answer_seconds(timing: Timing, traffic: Traffic, price: float) -> float:
+def _token_seconds(one: Timed, output_tokens: int, price: float) -> float:
+    """Seconds per output token of all requests together."""
+    return 1 / one.output_tokens_per_s
+
+
+def answer_seconds(one: Timed, output_tokens: int, price: float = 0.0) -> float:
     """Seconds from a request to the last token of its answer."""
-    return timing.ttft_s + (traffic.output_tokens - 1) * timing.tpot_s
+    return one.ttft_s + (output_tokens - 1) * one.tpot_s
 
 
-def _token_price(timing: Timing, traffic: Traffic, price: float) -> float:
+def _token_price(one: Timed, output_tokens: int, price: float) -> float:
     """Price of a million output tokens, of devices that cost `price` an hour."""
-    return per_million(price, timing.output_tokens_per_s)
+    return per_million(price, one.output_tokens_per_s)
 
 
-GOALS: dict[str, Callable[[Timing, Traffic, float], float]] = {  # lower is better
-    "throughput": _output_rate,
-    "latency": _answer_seconds,
+GOALS: dict[str, Callable[[Timed, int, float], float]] = {  # lower is better
+    "throughput": _token_seconds,
+    "latency": answer_seconds,
     "cost": _token_price,
 }
 
@@ -83,11 +95,6 @@ def misses(
     if goal == "cost" and rate is not None and served < KEEPS_UP * rate < float("inf"):
         found.append(Miss("rate", served, rate))
     return tuple(found)
-
-
-def meets_targets(ttft_s: float, tpot_s: float, traffic: Traffic) -> bool:
-    """Whether both latencies are within the traffic's targets, where it has any."""
-    return not misses(ttft_s, tpot_s, 0.0, traffic, goal="latency")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +169,8 @@ class Contest:
             if self.device_prices
             else 0.0
         )
-        score = GOALS[self.goal](timing, traffic, price)
-        answer_s = _answer_seconds(timing, traffic, price)
+        score = GOALS[self.goal](timing, traffic.output_tokens, price)
+        answer_s = answer_seconds(timing, traffic.output_tokens)
         return Place(candidate, max((miss.by for miss in missed), default=0.0), score, answer_s)
 
     def among(self, candidates: Sequence[Candidate]) -> "Contest":
