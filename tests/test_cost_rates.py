@@ -14,14 +14,16 @@ from wirecut.cost.engines import Steps
 from wirecut.cost.forward import Batch
 from wirecut.cost.kernel_rate import Kernels, kernel_format
 from wirecut.cost.kernels import matmul_s
+from wirecut.cost.kernels_gpu import GENERATIONS
 from wirecut.cost.measured_rate import Measured
 from wirecut.cost.rates import rate_of
-from wirecut.cost.work import Product, layer_work
+from wirecut.cost.work import Product, Routed, layer_work
 from wirecut.errors import FabricError
 from wirecut.fabric.device import MatrixPoint
 from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.typed import typed_fabric
 from wirecut.layout.layout import Layout
+from wirecut.spec.formats import KINDS, element_bits
 from wirecut.spec.traffic import Traffic
 
 POINTS = tuple(
@@ -174,8 +176,35 @@ def test_formats_have_kernels(format: str, kernels: str):
     assert kernel_format(format) == kernels
     rate = rate_of(typed_fabric("1xH100-SXM").devices[0], "bf16", kv="bf16")
     assert isinstance(rate, Kernels)
-    seconds = rate.product_s(Product("down", 4096, 4096, format, 0.0), 8)
-    assert seconds == matmul_s(rate.gpu, 8, 4096, 4096, kernels) > 0
+    held = 4096 * 4096 * element_bits(format) / 8
+    seconds = rate.product_s(Product("down", 4096, 4096, format, held), 8)
+    assert seconds == pytest.approx(matmul_s(rate.gpu, 8, 4096, 4096, kernels), rel=0.04)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("device", ["T4", "A100-SXM-80GB", "H100-SXM", "B200-SXM", "MI300X"])
+def test_every_kind_of_format_has_kernels(kind: str, device: str):
+    rate = rate_of(typed_fabric(f"1x{device}").devices[0], "bf16", kv="bf16")
+    held = 4096 * 4096 * element_bits(kind) / 8
+    assert 0 < rate.product_s(Product("down", 4096, 4096, kind, held), 8) < 1e-3
+    routed = Routed(8, 8, 2, 4096, 1024, True, kind, 8 * 3 * 1024 / 4096 * held)
+    assert 0 < rate.routed_s(routed, 8) < 1e-2
+
+
+def test_smaller_groups_of_scales_are_more_to_read():
+    """4 bits and 20 of scale and zero point per group: 4.625 bits with 32, 4.15625 with 128."""
+    rate = rate_of(typed_fabric("1xH100-SXM").devices[0], "bf16", kv="bf16")
+    n, k = 65536, 8192
+    fine, coarse = (
+        rate.product_s(Product("up", n, k, format, n * k * element_bits(format) / 8), 1)
+        for format in ("int4-g32", "int4-g128")
+    )
+    assert fine / coarse == pytest.approx(4.625 / 4.15625, rel=0.03)
+    fine, coarse = (
+        rate.routed_s(Routed(8, 8, 8, k, n // 8, True, name, 3 * n * k * element_bits(name) / 8), 4)
+        for name in ("int4-g32", "int4-g128")
+    )
+    assert 1.03 < fine / coarse < 4.625 / 4.15625  # their tiles take part of the time
 
 
 def test_starts_hide_behind_the_kernel_before():
@@ -200,7 +229,8 @@ def test_starts_of_a_recurrence_hide_too():
         rate_of(device, "bf16", kv="bf16", starts=share).decode_s(work, batch)[0]
         for share in (1.0, 0.5, 0.0)
     )
-    start_s = 1.14e-5 + 2.03e-6  # of the recurrence, and of the convolution before it
+    hopper = GENERATIONS["hopper"]
+    start_s = hopper.linear.start_s + hopper.elementwise.start_s  # the latter of the convolution
     assert whole - none == pytest.approx(start_s, rel=0.01)
     assert whole - half == pytest.approx(half - none)
 

@@ -65,7 +65,8 @@ class Kernels:
     ) -> float:
         if not rows:
             return 0.0
-        return matmul_s(self.gpu, rows, product.n, product.k, kernel_format(product.format))
+        format = kernel_format(product.format)
+        return matmul_s(self.gpu, rows, product.n, product.k, format, product.weight_bytes)
 
     def routed_s(
         self, routed: Routed, tokens: int, *, streamed: float = 0.0, busy: int = 0
@@ -83,6 +84,7 @@ class Kernels:
             format=kernel_format(routed.format),
             gated=routed.gated,
             load=rank_load(routed.experts, routed.here),
+            weight_bytes=routed.weight_bytes,
         )
 
     def decode_s(self, work: LayerWork, batch: Batch) -> tuple[float, float]:

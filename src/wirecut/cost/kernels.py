@@ -16,6 +16,7 @@ from functools import lru_cache
 
 from wirecut.cost.kernels_gpu import Gpu, gpu_of
 from wirecut.cost.kernels_rates import Tiles
+from wirecut.spec.formats import element_bits
 
 __all__ = ["FORMATS", "Format", "Gpu", "elementwise_s", "format_on", "gpu_of", "matmul_s"]
 
@@ -24,28 +25,40 @@ SOFTNESS = 4.0  # of the maximum of memory time and compute time: they overlap, 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How the two sides of a product are stored and what multiplies them. Bytes an element, with
-    scales. `rate` is a datasheet dtype; `without` the format to use where a GPU has no such rate.
+    """How the two sides of a product are stored (names of `spec.formats`; `inputs` those a kernel
+    reads) and what multiplies them. `rate` is a datasheet dtype; `without` the format to use where
+    a GPU has no such rate.
     """
 
-    weight_bytes: float
-    input_bytes: float
+    stored: str
+    inputs: str
     rate: str
     without: str = ""
 
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of one weight, scales included, where a product does not tell its own."""
+        return element_bits(self.stored) / 8
+
+    @property
+    def input_bytes(self) -> float:
+        """Bytes of one input, scales included."""
+        return element_bits(self.inputs) / 8
+
 
 FORMATS: Mapping[str, Format] = {
-    "bf16": Format(2, 2, "bf16"),
-    "fp8": Format(1, 1, "fp8", "fp8_wo"),
-    "fp8_block": Format(1, 1 + 4 / 128, "fp8", "fp8_wo"),
-    "fp8_wo": Format(1, 2, "bf16"),
-    "int8": Format(1, 1, "int8", "int8_wo"),
-    "int8_wo": Format(1, 2, "bf16"),
-    "int4": Format(0.5 + 2 / 128, 2, "bf16"),
-    "nvfp4": Format(0.5 + 1 / 16, 0.5 + 1 / 16, "fp4", "nvfp4_wo"),
-    "nvfp4_wo": Format(0.5 + 1 / 16, 2, "bf16"),
-    "mxfp4": Format(0.5 + 1 / 32, 1 + 1 / 32, "fp4", "mxfp4_wo"),
-    "mxfp4_wo": Format(0.5 + 1 / 32, 2, "bf16"),
+    "bf16": Format("bf16", "bf16", "bf16"),
+    "fp8": Format("fp8", "fp8", "fp8", "fp8_wo"),
+    "fp8_block": Format("fp8-b128", "fp8-g128", "fp8", "fp8_wo"),
+    "fp8_wo": Format("fp8", "bf16", "bf16"),
+    "int8": Format("int8", "int8", "int8", "int8_wo"),
+    "int8_wo": Format("int8", "bf16", "bf16"),
+    "int4": Format("int4-g128", "bf16", "bf16"),
+    "nf4": Format("nf4", "bf16", "bf16"),
+    "nvfp4": Format("nvfp4", "nvfp4", "fp4", "nvfp4_wo"),
+    "nvfp4_wo": Format("nvfp4", "bf16", "bf16"),
+    "mxfp4": Format("mxfp4", "mxfp8", "fp4", "mxfp4_wo"),
+    "mxfp4_wo": Format("mxfp4", "bf16", "bf16"),
 }
 _SAME = {"fp16": "bf16", "fp32": "bf16"}
 # Whose constants stand in for a format that was not measured on a generation; bf16's in the end.
@@ -54,6 +67,7 @@ _LIKE = {
     "fp8_wo": "int4",
     "int8": "fp8",
     "int8_wo": "int4",
+    "nf4": "int4",
     "nvfp4": "fp8",
     "nvfp4_wo": "int4",
     "mxfp4": "nvfp4",
@@ -84,14 +98,18 @@ def tiles_of(gpu: Gpu, format: str, kernels: Mapping[str, Tiles]) -> Tiles:
     return found
 
 
-def matmul_s(gpu: Gpu, rows: int, n: int, k: int, format: str) -> float:
-    """Seconds of (rows x k) @ (k x n), outputs in 16 bits.
+def matmul_s(
+    gpu: Gpu, rows: int, n: int, k: int, format: str, weight_bytes: float | None = None
+) -> float:
+    """Seconds of (rows x k) @ (k x n), outputs in 16 bits; `weight_bytes` of the whole matrix,
+    scales included, where they are known (None: as the format usually has them).
 
     The longer of memory time and tile time, plus a start. Raises KeyError for an unknown format.
     """
     name = format_on(gpu, format)
     stored, tiles = FORMATS[name], tiles_of(gpu, name, gpu.generation.products)
-    moved = n * k * stored.weight_bytes + rows * (k * stored.input_bytes + 2 * n)
+    held = n * k * stored.weight_bytes if weight_bytes is None else weight_bytes
+    moved = held + rows * (k * stored.input_bytes + 2 * n)
     work = 2 * k * gpu.sms * tile_work(((1, rows),), n, gpu.sms, tiles.edge)
     return tiles.start_s + tiles.step_s * k + busy_s(gpu, name, tiles, moved, work)
 

@@ -86,28 +86,43 @@ def experts_s(
     gated: bool = True,
     skew: float = SKEW,
     load: float = 1.0,
+    weight_bytes: float | None = None,
 ) -> float:
     """Seconds of the routed experts of one rank for `tokens`, those of all ranks that send it some.
 
     `intermediate` is this rank's slice of each expert; `load` as `rank_load` gives for the busiest
-    rank. Has sorting by expert and the weighted sum in it, not the router's own product. Raises
+    rank; `weight_bytes` of all experts here, scales included (None: as the format usually has
+    them). Has sorting by expert and the weighted sum in it, not the router's own product. Raises
     KeyError for an unknown format.
     """
     rows = routed(tokens, experts_here, experts, top_k, skew=skew, load=load)
-    return grouped_s(gpu, rows, hidden, intermediate, format, gated=gated)
+    expert_bytes = None if weight_bytes is None else weight_bytes / experts_here
+    return grouped_s(
+        gpu, rows, hidden, intermediate, format, gated=gated, expert_bytes=expert_bytes
+    )
 
 
 def grouped_s(
-    gpu: Gpu, rows: Routed, hidden: int, intermediate: int, format: str, *, gated: bool = True
+    gpu: Gpu,
+    rows: Routed,
+    hidden: int,
+    intermediate: int,
+    format: str,
+    *,
+    gated: bool = True,
+    expert_bytes: float | None = None,
 ) -> float:
-    """Seconds of both grouped products for tokens that are routed so."""
+    """Seconds of both grouped products for tokens that are routed so; `expert_bytes` of weights in
+    one expert (None: as the format usually has them).
+    """
     name = format_on(gpu, format)
     stored, tiles = FORMATS[name], tiles_of(gpu, name, gpu.generation.experts)
     up = (2 if gated else 1) * intermediate
-    weights = rows.touched * hidden * (up + intermediate) * stored.weight_bytes
+    if expert_bytes is None:
+        expert_bytes = hidden * (up + intermediate) * stored.weight_bytes
     # Rows in 16 bits: sorted (read, written), multiplied (read, written), summed (read); between
     # the products written and read, before the activation and after it.
-    moved = weights + rows.pairs * (5 * hidden + 2 * up + 2 * intermediate) * 2
+    moved = rows.touched * expert_bytes + rows.pairs * (5 * hidden + 2 * up + 2 * intermediate) * 2
     work = hidden * tile_work(rows.groups, up, gpu.sms, tiles.edge)
     work += intermediate * tile_work(rows.groups, hidden, gpu.sms, tiles.edge)
     started = tiles.start_s + tiles.step_s * (hidden + intermediate)

@@ -54,7 +54,8 @@ _FP8 = ("fp8", "fp8_block")
 # do on GDDR7 (measured, blackwell-workstation); with it the share of "ada" (measured, L40S).
 _NO_ECC = 1.19
 # CDNA, whose kernels no table has: what is left of Hopper's shares, and how much longer kernels
-# take to start, in published serving runs of MI300X (vLLM on ROCm, 405B in fp8; benchmarks/serving.md).
+# take to start, in published serving runs of MI300X (vLLM on ROCm, 405B in fp8;
+# benchmarks/serving.md).
 # AMD's own best is 708 of 1307 TFLOP/s in bf16 ("Measuring Max-Achievable FLOPs", part 2).
 _CDNA_COMPUTE, _CDNA_MEMORY, _CDNA_STARTS = 0.41, 0.75, 3.0
 _GA10X = _derived(FITTED["ada"], "ga10x", without=_FP8)
