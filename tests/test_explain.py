@@ -25,12 +25,13 @@ from wirecut.explain.budget import (
     thrifty,
     whole_request,
 )
-from wirecut.explain.duel import Duel
+from wirecut.explain.duel import Duel, score
 from wirecut.explain.estimate import page
 from wirecut.explain.page import WIDTH, Grid, Heading, Note, Paragraph, show
-from wirecut.explain.tables import bar, budget_table, scale_of
+from wirecut.explain.tables import bar, budget_table, elsewhere_cells, ranking_cells, scale_of
 from wirecut.explain.why_not import why_not_answer
 from wirecut.explain.words import counted, layout_in_words, listed, numbers
+from wirecut.planner.contest import GOALS
 from wirecut.planner.doubt import Fragile
 from wirecut.planner.flips import AllReduce, Flip
 from wirecut.planner.plan import Elsewhere, plan
@@ -338,6 +339,34 @@ def test_targets_decide_before_the_goal():
     both = Duel.of(hard, TP2, TP1)
     assert both.sentence == "tp2 takes 2 times TPOT 4 ms, tp1 takes 3.18 times TPOT 4 ms."
     assert not both.close
+
+
+def test_a_rate_that_is_not_carried_is_missed(capsys):
+    """For cost the rate that comes is a target: of 10 requests/s, 110 tokens/s."""
+    traffic = Traffic(100, 11, rate=10.0)
+    carries = estimate("tp2", {"memory": 8e-3}, rate=110.0, traffic=traffic)
+    cheap = estimate("tp1", {"memory": 12e-3}, rate=50.0, traffic=traffic)
+    there = Elsewhere("4xL40S", chosen=cheap)
+    more = {"traffic": traffic, "prices": {"*": 3.0}, "elsewhere": [there]}
+    plan_file = plan_of(carries, cheap, goal="cost", **more)
+    columns, cells = ranking_cells(plan_file, shown_rows((carries, cheap), 11))
+    assert columns[-1] == "target"
+    assert [row[-1] for row in cells] == ["met", "missed"]
+    _, (other,) = elsewhere_cells(plan_file, ranking_of(plan_file))
+    assert other[-1] == "misses targets"
+    asked = plan_of(carries, cheap, goal="throughput", traffic=traffic)
+    assert "target" not in ranking_cells(asked, shown_rows((carries, cheap), 11))[0]
+
+
+def test_scores_of_a_duel_are_those_of_the_contest():
+    for goal, better in (("throughput", "tp2"), ("latency", "tp2"), ("cost", "tp1")):
+        two = estimate("tp2", {"memory": 8e-3}, rate=100.0)
+        one = estimate("tp1", {"memory": 12e-3}, rate=60.0)
+        plan_file = plan_of(two, one, goal=goal, prices={"*": 3.0})
+        scores = {each.layout: score(plan_file, each) for each in (two, one)}
+        assert min(scores, key=scores.__getitem__) == better
+        for each in (two, one):
+            assert scores[each.layout] == GOALS[goal](each, 11, 3.0 * each.devices_used)
 
 
 def test_cost_is_told_in_the_users_money(capsys):

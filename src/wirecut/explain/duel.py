@@ -22,7 +22,7 @@ from wirecut.explain.words import (
     tokens_per_s,
 )
 from wirecut.layout.plan import PlanFile
-from wirecut.planner.contest import TIE, Miss, misses
+from wirecut.planner.contest import GOALS, TIE, Miss, misses
 from wirecut.planner.prices import hourly, per_million
 from wirecut.units import show_seconds
 
@@ -39,20 +39,24 @@ GAINS = {
 
 
 def score(plan: PlanFile, one: Estimate) -> float:
-    """What the plan's goal makes small: seconds of a request, seconds a token of all, or the price
-    of a million tokens.
-    """
-    if plan.goal == "latency":
-        return whole_request(one, plan.traffic.output_tokens)
-    if plan.goal == "cost":
-        return token_price(plan, one)
-    return 1 / one.output_tokens_per_s
+    """What the plan's goal makes small."""
+    return GOALS[plan.goal](one, plan.traffic.output_tokens, _hourly(plan, one))
 
 
 def token_price(plan: PlanFile, one: Estimate) -> float:
     """The price of a million output tokens."""
-    each = hourly(plan.fabric, one.placement, plan.prices)
-    return per_million(each, one.output_tokens_per_s)
+    return per_million(_hourly(plan, one), one.output_tokens_per_s)
+
+
+def _hourly(plan: PlanFile, one: Estimate) -> float:
+    return hourly(plan.fabric, one.placement, plan.prices) if plan.prices else 0.0
+
+
+def has_targets(plan: PlanFile) -> bool:
+    """Whether there is anything that a layout may miss: a latency, or for cost the rate."""
+    return bool(targets_in_words(plan.traffic)) or (
+        plan.goal == "cost" and plan.traffic.rate is not None
+    )
 
 
 def worst_miss(plan: PlanFile, one: Estimate) -> Miss | None:

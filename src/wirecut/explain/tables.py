@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from wirecut.cost.terms import Kind
 from wirecut.explain.budget import KINDS, Row, by_kind, in_steps, whole_request
-from wirecut.explain.duel import token_price
+from wirecut.explain.duel import has_targets, token_price, worst_miss
 from wirecut.explain.page import INDENT, WIDTH, Block, Grid, Heading, Paragraph
 from wirecut.explain.words import (
     counted,
@@ -21,7 +21,6 @@ from wirecut.explain.words import (
     used_bytes,
 )
 from wirecut.layout.plan import PlanFile
-from wirecut.planner.contest import meets_targets
 from wirecut.planner.plan import Ranking
 from wirecut.units import show_bytes, show_seconds
 
@@ -57,14 +56,14 @@ def ranking_cells(
     plan: PlanFile, rows: Sequence[Row]
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Column names and a row a layout; '>' before a name aligns its column right."""
-    target = ("target",) if targets_in_words(plan.traffic) else ()
+    target = ("target",) if has_targets(plan) else ()
     priced = (">per 1M tokens",) if plan.prices else ()
     between = () if priced else ("from, to",)  # a terminal has room for one of the two
     columns = (">", "layout", ">devices", ">TTFT", ">TPOT", ">tok/s", *between, ">memory")
     cells: list[tuple[str, ...]] = []
     for row in rows:
         one = row.estimate
-        met = meets_targets(one.ttft_s, one.tpot_s, plan.traffic)
+        met = worst_miss(plan, one) is None
         low, high = one.interval["output_tokens_per_s"]
         cells.append(
             (
@@ -108,7 +107,7 @@ def elsewhere_cells(
                 show_seconds(best.tpot_s),
                 tokens_per_s(best.output_tokens_per_s),
                 *(prices if priced else ()),
-                "" if meets_targets(best.ttft_s, best.tpot_s, plan.traffic) else "misses targets",
+                "" if worst_miss(plan, best) is None else "misses targets",
             )
         )
     return columns, cells

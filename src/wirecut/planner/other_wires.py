@@ -41,7 +41,7 @@ def _best_on(field: Field, other: Pricing) -> tuple[Candidate, float] | None:
     contest = field.whole.among(works)
     winner = contest.winner(field.traffic)
     there, here = (contest.place(one, field.traffic).score for one in (winner, field.chosen))
-    return winner, (there / here if there < 0 else here / there)
+    return winner, here / there
 
 
 def _other_kinds(fabric: Fabric, chosen: Candidate) -> list[str]:
