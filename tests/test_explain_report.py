@@ -132,6 +132,14 @@ def test_each_rank_is_drawn_on_its_device():
     assert "No map." in page.text
 
 
+def test_each_rank_is_drawn_with_the_experts_that_it_holds():
+    placed = estimate("tp2dp2ep2", {"memory": 1e-2})
+    page = read(report(plan_of(placed, TP1), None, "No map."))
+    tips = {int(one["data-rank"]): one["data-tip"] for one in page.having("data-rank")}
+    experts = {rank: tip.partition("ep")[2][:1] for rank, tip in tips.items()}
+    assert experts == {0: "0", 1: "0", 2: "1", 3: "1"}  # two ranks share each half
+
+
 def test_names_cannot_break_the_page():
     evil = '<script>alert("x")</script>&\'"'
     wires = fabric(2)

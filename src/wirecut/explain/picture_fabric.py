@@ -17,6 +17,7 @@ from wirecut.explain.words import counted, wire_name
 from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.wires import is_network
 from wirecut.layout.layout import Axis, Layout, parse_layout
+from wirecut.layout.shards import expert_tp
 from wirecut.units import show_bytes, show_rate, show_seconds
 
 BOX, HIGH, GAP, PAD, BUS = 84.0, 62.0, 12.0, 12.0, 36.0  # pixels, before scaling
@@ -205,7 +206,8 @@ def _device(scene: Scene, number: int) -> Drawn:
     )
     place = [f"{axis}{coord[axis]}" for axis, size in degrees if size > 1] or ["whole"]
     if layout.ep > 1:
-        place.append(f"ep{(coord['dp'] * layout.tp + coord['tp']) % layout.ep}")
+        of_stage = coord["dp"] * layout.tp + coord["tp"]
+        place.append(f"ep{of_stage // expert_tp(layout)}")
     box = el("rect", width=BOX, height=HIGH, rx=7, class_="box", style=_hue(scene, stage))
     lines = [" ".join(place[i : i + 2]) for i in range(0, len(place), 2)]
     text = join(
