@@ -15,10 +15,11 @@ from wirecut.fabric.islands import find_islands
 from wirecut.fabric.link import Trunk
 from wirecut.fabric.typed import MOST_LISTED, typed_fabric
 from wirecut.fabric.typed_links import every_pair
+from wirecut.layout.layout import Layout
 from wirecut.planner import search as search_module
 from wirecut.planner.contest import Contest
 from wirecut.planner.plan import plan
-from wirecut.planner.search import search
+from wirecut.planner.search import outcome_of, search
 from wirecut.planner.space import replica_ladder
 from wirecut.spec.find import find_model
 from wirecut.spec.traffic import Traffic
@@ -128,6 +129,24 @@ def test_a_thinned_search_finds_what_a_whole_one_does(
     monkeypatch.setattr(search_module, "MOST_LISTED", 8)
     thinned = best()
     assert thinned == pytest.approx(whole, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "traffic",
+    [
+        Traffic(512, 128, num_requests=256, static_batch=True),
+        Traffic(512, 128, num_requests=256, rate=float("inf")),
+        Traffic(512, 128, rate=float("inf")),
+    ],
+)
+def test_replicas_for_all_requests_that_start_together(traffic: Traffic):
+    fabric = typed_fabric("4x8xH100-SXM:nvswitch:ib-400x8")
+    pricing = Pricing(LLAMA_8B, fabric, dtype="bf16", engine=engine_profile("vllm"))
+    empty = Contest((), "throughput")
+    found = empty.among(search(pricing, traffic, empty).candidates).places(traffic)
+    apart = outcome_of(pricing, Layout(dp=32), traffic)
+    assert isinstance(apart, Candidate)
+    assert found[0].score <= empty.place(apart, traffic).score * (1 + 1e-9)
 
 
 def test_a_thousand_devices_in_seconds():

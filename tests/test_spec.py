@@ -1,6 +1,7 @@
 """Reading `config.json`: sizes by hand, and every contradiction named."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -187,6 +188,24 @@ def test_no_configuration_crashes(changes):
 def test_traffic_that_makes_no_sense_is_refused(fields, words):
     with pytest.raises(UsageError, match=words):
         Traffic(**fields)
+
+
+@pytest.mark.parametrize(
+    ("traffic", "at_once"),
+    [
+        (Traffic(), 1),
+        (Traffic(concurrency=8), 8),
+        (Traffic(concurrency=8, num_requests=5), 5),
+        (Traffic(rate=2.0), None),
+        (Traffic(rate=math.inf), None),
+        (Traffic(rate=math.inf, num_requests=256), 256),
+        (Traffic(static_batch=True, num_requests=256), 256),
+        (Traffic(static_batch=True, concurrency=32), 32),
+        (Traffic(static_batch=True, rate=math.inf), 1),
+    ],
+)
+def test_requests_at_once(traffic: Traffic, at_once: int | None):
+    assert traffic.requests_at_once == at_once
 
 
 def test_traffic_in_words():

@@ -130,7 +130,7 @@ def _order(place: Place) -> tuple[float, float, int]:
 def _search_large(pricing: Pricing, traffic: Traffic, contest: Contest) -> Found:
     degrees = Degrees.of(pricing.spec, pricing.engine.rules, pricing.fabric)
     kept = _Kept({}, {}, {})
-    users = traffic.concurrency or (1 if traffic.rate is None else len(pricing.fabric.devices))
+    users = traffic.requests_at_once or len(pricing.fabric.devices)
 
     def best_of(tp: int, pp: int, replicas: list[int]) -> Place | None:
         found: list[Place] = []

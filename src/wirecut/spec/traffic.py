@@ -51,6 +51,17 @@ class Traffic:
                 "both concurrency and rate are given: a load is closed (concurrency) or open (rate)"
             )
 
+    @property
+    def requests_at_once(self) -> int | None:
+        """The most requests that are there at the same time; None: any number, of an open load
+        without an end.
+        """
+        if self.rate is not None and not self.static_batch:
+            return self.num_requests
+        if self.static_batch:
+            return self.num_requests or self.concurrency or 1
+        return min(self.concurrency or 1, self.num_requests or MOST_TOKENS)
+
     def describe(self) -> str:
         """'512 tokens in, 128 out, 8 at once'."""
         load = (
