@@ -192,6 +192,38 @@ def test_layouts(layout: str, says: str) -> None:
     refused("generate", "model", *wires, *PROMPT, "--layout", layout, says=says)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("goal", "x"), ("engine", "x"), ("goal", "cost"), ("prices", {"*": 1e308})]
+)
+def test_a_plan_of_another_question(home: Path, field: str, value: object) -> None:
+    plan = json.loads((home / "plan.json").read_text())
+    (home / "plan.json").write_text(json.dumps({**plan, field: value}))
+    refused("explain", "plan.json", says="the plan's question is damaged")
+
+
+@pytest.mark.parametrize("rate", [1e-300, 0.5])
+def test_rates_of_a_fabric_that_nothing_has(home: Path, rate: float) -> None:
+    whole = json.loads((home / "fabric.json").read_text())
+    for part in (whole["links"][0], whole["devices"][0]):
+        kept, part["bytes_per_s"] = part["bytes_per_s"], rate
+        (home / "fabric.json").write_text(json.dumps(whole))
+        for command in from_model()[:2]:
+            refused(*command, says=f"bytes_per_s is {rate}, expected at least 1")
+        part["bytes_per_s"] = kept
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--price", "1e308"), "expected 1e-09 to 1e+09 per hour"),
+        (("--price", "1e-320"), "expected 1e-09 to 1e+09 per hour"),
+        (("--price", "=3"), "names no device before the ="),
+    ],
+)
+def test_prices(words: tuple[str, ...], says: str) -> None:
+    refused("plan", "model", "--fabric", "fabric.json", "--goal", "cost", *words, says=says)
+
+
 def test_more_stages_than_layers(home: Path) -> None:
     save_fabric(fabric(8), home / "eight.json")
     for command in from_model()[1:]:

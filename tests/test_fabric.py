@@ -116,7 +116,7 @@ def write(path, changes) -> None:
         (("format",), "wirecut-fabric-9", "format is 'wirecut-fabric-9', expected 'wirecut-fab"),
         (("devices",), [], r"device ids are \[\]"),
         (("devices", 0, "id"), 7, r"device ids are \[7, 1, 2, 3\], expected 0, 1, 2"),
-        (("devices", 1, "memory_bytes"), 0, "device 1: memory_bytes is 0, expected a positive"),
+        (("devices", 1, "memory_bytes"), 0, "device 1: memory_bytes is 0, expected at least 1"),
         (("devices", 1, "memory_bytes"), -5, "device 1: memory_bytes is -5"),
         (("devices", 1, "memory_bytes"), "big", r"Expected `int`, got `str` - at `\$\.devices"),
         (("devices", 2, "bytes_per_s"), 0, "device 2: bytes_per_s is 0"),

@@ -10,6 +10,7 @@ from fabrics import big_model, fabric
 from wirecut.cost.collectives import collective_price
 from wirecut.cost.engines import engine_profile
 from wirecut.cost.replica import Pricing
+from wirecut.cost.terms import HALF_WIDTH
 from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.rewire import other_wires, rewired
 from wirecut.fabric.typed import typed_fabric
@@ -138,6 +139,21 @@ def assumed(wires: Fabric) -> Fabric:
     return replace(wires, links=tuple(replace(k, source="assumed") for k in wires.links))
 
 
+@pytest.mark.parametrize("rate", [1e-9, 1e9])
+def test_the_ends_of_rates_are_searched_inside(rate: float):
+    assert ranked(BOX, Traffic(512, 128, rate=rate), "latency").chosen
+
+
+def test_the_slowest_wires_and_devices_that_there_may_be():
+    """Assumed, so that they are asked about slower still."""
+    wires = assumed(fabric(2, latency_s=90.0, bytes_per_s=1.0, device_bytes_per_s=1.0))
+    devices = tuple(replace(device, source="assumed") for device in wires.devices)
+    found = plan(
+        Pricing(big_model(), replace(wires, devices=devices), dtype="bf16"), Traffic(10, 10)
+    )
+    assert found.ranked
+
+
 def near_a_flip(goal: str) -> Fabric:
     """Wires on which the choice is close: a tenth on this side of its flip."""
     wires = fabric(2, latency_s=100e-6, launch_s=1e-6)
@@ -162,6 +178,13 @@ def test_an_assumed_wire_that_decides_is_told():
         other = guess.with_wires(speed=spot.factor)
         again = plan(Pricing(big_model(), other, dtype="bf16"), question, goal="latency")
         assert again.chosen.layout == spot.to != found.chosen.layout
+
+
+def test_assumed_numbers_are_asked_about_where_intervals_end():
+    wide = HALF_WIDTH["assumed"]
+    slower, faster = ENDS
+    assert slower == pytest.approx(1 / (1 + wide))
+    assert faster == pytest.approx(1 + wide)
 
 
 def test_an_assumed_wire_that_does_not_decide_is_not_told():

@@ -20,7 +20,7 @@ import msgspec
 from wirecut.errors import FabricError, UsageError
 from wirecut.fabric.device import Device
 from wirecut.fabric.host import HostFacts
-from wirecut.fabric.link import TYPICAL_BYTES, Link, Source, Trunk
+from wirecut.fabric.link import TYPICAL_BYTES, Link, Source, Trunk, at_speed
 from wirecut.files import write_whole
 
 FORMAT = "wirecut-fabric-1"
@@ -297,14 +297,8 @@ class Fabric:
         def by(wire: Link | Trunk | Curve) -> float:
             return speed if source in (None, wire.source) else 1.0
 
-        links = (
-            replace(k, latency_s=k.latency_s / by(k), bytes_per_s=k.bytes_per_s * by(k))
-            for k in self.links
-        )
-        trunks = (
-            replace(k, latency_s=k.latency_s / by(k), bytes_per_s=k.bytes_per_s * by(k))
-            for k in self.trunks
-        )
+        links = (at_speed(k, by(k)) for k in self.links)
+        trunks = (at_speed(k, by(k)) for k in self.trunks)
         curves = (
             replace(c, points=tuple((size, s / by(c)) for size, s in c.points)) for c in self.curves
         )

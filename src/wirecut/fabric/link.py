@@ -6,12 +6,14 @@
 Every number carries its source.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 from wirecut.units import KIB
 
 Source = Literal["measured", "published", "datasheet", "assumed"]
+LEAST_RATE = 1.0  # bytes/s of a wire or a memory, FLOP/s: less is a mistake, and overflows sums
+MOST_LATENCY_S = 100.0
 TYPICAL_BYTES = 64 * KIB  # about what a decode step hands over
 
 
@@ -37,8 +39,7 @@ class Link:
 
     def __post_init__(self) -> None:
         name = f"link {self.a}-{self.b}"
-        if not 0 <= self.latency_s < 100:
-            raise ValueError(f"{name}: latency_s is {self.latency_s}, expected 0 to 100 s")
+        check_latency(name, self.latency_s)
         check_rate(f"{name}: bytes_per_s", self.bytes_per_s)
 
     def seconds(self, num_bytes: float) -> float:
@@ -63,8 +64,7 @@ class Trunk:
     shared: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.latency_s < 100:
-            raise ValueError(f"trunk: latency_s is {self.latency_s}, expected 0 to 100 s")
+        check_latency("trunk", self.latency_s)
         check_rate("trunk: bytes_per_s", self.bytes_per_s)
 
     def link(self, a: int, b: int, host: str, place: int) -> Link:
@@ -84,7 +84,25 @@ class Trunk:
         )
 
 
+Wire = TypeVar("Wire", Link, Trunk)
+
+
+def at_speed(wire: Wire, speed: float) -> Wire:
+    """The wire `speed` times as fast, in bandwidth and in latency, within what a wire may be."""
+    return replace(
+        wire,
+        latency_s=min(MOST_LATENCY_S, wire.latency_s / speed),
+        bytes_per_s=max(LEAST_RATE, wire.bytes_per_s * speed),
+    )
+
+
+def check_latency(what: str, value: float) -> None:
+    """Raise ValueError for a latency that no wire has."""
+    if not 0 <= value <= MOST_LATENCY_S:  # false for NaN too
+        raise ValueError(f"{what}: latency_s is {value}, expected 0 to {MOST_LATENCY_S:g} s")
+
+
 def check_rate(what: str, value: float) -> None:
-    """Raise ValueError for a rate that is no positive number."""
-    if not 0 < value < 1e18:  # false for NaN too
-        raise ValueError(f"{what} is {value}, expected a positive number below 1e18")
+    """Raise ValueError for a rate that nothing has."""
+    if not LEAST_RATE <= value < 1e18:  # false for NaN too
+        raise ValueError(f"{what} is {value}, expected at least {LEAST_RATE:g} and below 1e18")

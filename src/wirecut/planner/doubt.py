@@ -12,11 +12,12 @@ from wirecut.cost.estimate import Candidate
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import HALF_WIDTH
 from wirecut.fabric.fabric import Fabric
+from wirecut.fabric.link import LEAST_RATE
 from wirecut.planner.field import Field
 from wirecut.planner.search import outcomes
 
-# An assumed time may be so many times longer or shorter, so that a rate may be these times as high.
-ENDS = (1 / (1 + HALF_WIDTH["assumed"]), 1 / (1 - HALF_WIDTH["assumed"]))
+# An assumed number x lies within x / (1 + w) to x (1 + w), as `cost.terms.intervals` takes it.
+ENDS = (1 / (1 + HALF_WIDTH["assumed"]), 1 + HALF_WIDTH["assumed"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,10 @@ def _faster_devices(fabric: Fabric, factor: float) -> Fabric:
     devices = (
         replace(
             device,
-            bytes_per_s=device.bytes_per_s * factor,
-            flops_per_s={name: rate * factor for name, rate in device.flops_per_s.items()},
+            bytes_per_s=max(LEAST_RATE, device.bytes_per_s * factor),
+            flops_per_s={
+                name: max(LEAST_RATE, rate * factor) for name, rate in device.flops_per_s.items()
+            },
         )
         if device.source == "assumed"
         else device

@@ -18,7 +18,7 @@ from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.link import Link
 from wirecut.planner.contest import Contest
 from wirecut.planner.field import Field, within
-from wirecut.spec.traffic import MOST, Traffic
+from wirecut.spec.traffic import LEAST, MOST, Traffic
 from wirecut.units import DTYPE_BYTES
 
 SPEEDS_PER_DECADE = 5
@@ -166,7 +166,7 @@ def _concurrency_flips(field: Field, now: int) -> Iterator[Flip]:
 
 def _rate_flips(field: Field, now: float) -> Iterator[Flip]:
     traffic = field.traffic
-    ends = (now / 16, min(MOST, now * 16))
+    ends = (max(LEAST, now / 16), min(MOST, now * 16))
     unlike = field.unlike
     field.join(unlike.winner(replace(traffic, rate=rate)) for rate in ends)
 
@@ -174,7 +174,7 @@ def _rate_flips(field: Field, now: float) -> Iterator[Flip]:
         return contest.winner(replace(traffic, rate=rate))
 
     for step in (1 / LOAD_STEP, LOAD_STEP):
-        steps = [now * step**i for i in range(RATE_STEPS + 1) if now * step**i <= MOST]
+        steps = [rate for i in range(RATE_STEPS + 1) if LEAST <= (rate := now * step**i) <= MOST]
         if found := field.nearest(steps, wins, within(RATE_TOLERANCE)):
             yield Flip("rate", found[0], "requests/s", str(found[1].cut.layout), now=now)
 

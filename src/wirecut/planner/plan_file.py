@@ -12,13 +12,16 @@ from typing import Any
 
 import msgspec
 
+from wirecut.cost.engines import engine_profile
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected
-from wirecut.errors import PlanError
+from wirecut.errors import PlanError, UsageError
 from wirecut.layout.plan import FORMAT, Limits, PlanFile
+from wirecut.planner.contest import check_goal
 from wirecut.planner.doubt import Fragile
 from wirecut.planner.flips import Flip
 from wirecut.planner.plan import Elsewhere, Ranking
+from wirecut.planner.prices import check_prices
 from wirecut.spec.traffic import Traffic
 from wirecut.version import __version__
 
@@ -48,6 +51,7 @@ def to_plan_file(ranking: Ranking, pricing: Pricing, *, traffic: Traffic, model:
 
 def ranking_of(plan_file: PlanFile) -> Ranking:
     """The ranking in a plan file. Raises PlanError when a part of it is damaged."""
+    _check_question(plan_file)
     try:
         ranked = msgspec.convert(plan_file.ranking, tuple[Estimate, ...])
         chosen = msgspec.convert(plan_file.chosen, Estimate)
@@ -68,6 +72,18 @@ def ranking_of(plan_file: PlanFile) -> Ranking:
     return Ranking(
         plan_file.goal, chosen, ranked, rejected, flips, fragile, plan_file.prices, elsewhere
     )
+
+
+def _check_question(plan_file: PlanFile) -> None:
+    """Raise PlanError for a goal, an engine or prices that nothing is planned for."""
+    try:
+        check_goal(plan_file.goal, priced=bool(plan_file.prices))
+        engine_profile(plan_file.engine)
+        check_prices(plan_file.prices)
+    except UsageError as error:
+        raise PlanError(
+            f"the plan's question is damaged: {error}. Make it again with `wirecut plan`"
+        ) from error
 
 
 def _check(estimate: Estimate, num_devices: int) -> None:

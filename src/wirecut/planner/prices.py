@@ -6,12 +6,12 @@
 No price is known here: nothing is planned for cost without the user's.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 from wirecut.errors import FabricError, UsageError
 from wirecut.fabric.catalogue import find_device
 from wirecut.fabric.fabric import Fabric
+from wirecut.spec.traffic import LEAST, MOST
 
 EVERY = "*"  # the price of every device that has none of its own
 HOUR_S = 3600.0
@@ -23,7 +23,7 @@ def read_prices(texts: Sequence[str]) -> dict[str, float]:
     """Prices per device and hour from "H100-SXM=2.5", or "2.5" for all. Raises UsageError."""
     prices: dict[str, float] = {}
     for text in texts:
-        name, _, number = text.rpartition("=")
+        name, named, number = text.rpartition("=")
         try:
             value = float(number)
         except ValueError:
@@ -31,7 +31,12 @@ def read_prices(texts: Sequence[str]) -> dict[str, float]:
                 f"price {text[:80]!r} is not understood: write H100-SXM=2.5 (per hour), or 2.5 "
                 "for every device"
             ) from None
-        key = device_name(name) if name.strip() else EVERY
+        if named and not name.strip():
+            raise UsageError(
+                f"price {text[:80]!r} names no device before the =: write H100-SXM=2.5, or 2.5 for "
+                "every device"
+            )
+        key = device_name(name) if named else EVERY
         if key in prices:
             raise UsageError(
                 f"the price of {'every device' if key == EVERY else key} is given twice"
@@ -43,8 +48,11 @@ def read_prices(texts: Sequence[str]) -> dict[str, float]:
 def check_prices(prices: Prices) -> dict[str, float]:
     """The prices by the devices' names. Raises UsageError for those that make no sense."""
     for name, value in prices.items():
-        if not 0 < value < math.inf:
-            raise UsageError(f"the price of {name} is {value!r}, expected more than 0 per hour")
+        if not LEAST <= value <= MOST:  # false for NaN too
+            device = "every device" if name == EVERY else name
+            raise UsageError(
+                f"the price of {device} is {value!r}, expected {LEAST} to {MOST:g} per hour"
+            )
     return {name if name == EVERY else device_name(name): value for name, value in prices.items()}
 
 
