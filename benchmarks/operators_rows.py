@@ -319,14 +319,16 @@ OPERATORS: dict[str, Operator] = {
         key=_latent_decode_key,
         moved=lambda key: key[1] * key[2] * 576 * KV_BYTES[key[0]],
         size=lambda key: _class("sequences", key[1], (1, 16, 64)),
-        price=lambda gpu, key: latent_decode_s(gpu, key[1], key[2], key[3], key[0]),
+        price=lambda gpu, key: latent_decode_s(
+            gpu, key[1], key[2], key[3], key[0], kv_rank=512, rope_dim=64
+        ),
     ),
     "latent prefill": Operator(
         key=_latent_prefill_key,
         moved=lambda key: 0.0,
         size=lambda key: _class("queries", key[1], (128, 1024, 4096)),
         price=lambda gpu, key: latent_prefill_s(
-            gpu, key[1], key[2], key[4], sequences=key[3], dtype=key[0]
+            gpu, key[1], key[2], key[4], key_dim=192, value_dim=128, sequences=key[3], dtype=key[0]
         ),
     ),
     "recurrence": Operator(

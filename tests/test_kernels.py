@@ -46,6 +46,10 @@ NAMES = ("A100-SXM-80GB", "H100-SXM", "B200-SXM", "L40S", "RTX-PRO-6000-Server",
 GPUS = st.sampled_from([gpu(name) for name in NAMES])
 ROWS = st.integers(1, 16384)
 SIDES = st.sampled_from([512, 1024, 1536, 4096, 7168, 8192, 14336, 28672])
+# DeepSeek-V3's and -V3.2's
+MLA = {"key_dim": 192, "value_dim": 128}
+CACHED = {"kv_rank": 512, "rope_dim": 64}
+INDEX = {"index_heads": 64, "index_dim": 128}
 STORED = st.sampled_from(sorted(FORMATS))
 
 
@@ -145,7 +149,9 @@ def test_prefill_grows_with_queries_and_keys(of: Gpu, queries: int, before: int)
     assert prefill_attention_s(of, queries, before + 512, 32, 8, 128) > seconds
     assert prefill_attention_s(of, queries, before, 32, 8, 128, sequences=2) >= seconds
     assert prefill_attention_s(of, queries, before, 32, 8, 128, window=512) <= seconds
-    assert latent_prefill_s(of, queries, before, 16) <= latent_prefill_s(of, queries, before, 32)
+    assert latent_prefill_s(of, queries, before, 16, **MLA) <= latent_prefill_s(
+        of, queries, before, 32, **MLA
+    )
 
 
 # (GPU, sequences, keys), microseconds, 32 heads over 8 of 128, bf16
@@ -235,12 +241,14 @@ def test_other_mixers() -> None:
             h100, tokens, tokens, key_heads=16, value_heads=32, key_dim=128, value_dim=128
         )
         assert priced == pytest.approx(seconds, rel=0.3)
-    assert latent_decode_s(h100, 64, 16384, 16) == pytest.approx(415e-6, rel=0.2)
-    assert latent_decode_s(h100, 64, 16384, 128) == pytest.approx(500e-6, rel=0.2)
+    assert latent_decode_s(h100, 64, 16384, 16, **CACHED) == pytest.approx(415e-6, rel=0.2)
+    assert latent_decode_s(h100, 64, 16384, 128, **CACHED) == pytest.approx(500e-6, rel=0.2)
     assert elementwise_s(h100, 3 * 4096 * 16384) == pytest.approx(67e-6, rel=0.15)
-    assert indexer_s(h100, 1, 65536) < indexer_s(h100, 1, 65536, sequences=16)
-    dense = latent_prefill_s(h100, 2048, 63488, 128)
-    assert indexer_s(h100, 2048, 64512) + latent_prefill_s(h100, 2048, 0, 128) < dense
+    assert indexer_s(h100, 1, 65536, **INDEX) < indexer_s(h100, 1, 65536, sequences=16, **INDEX)
+    dense = latent_prefill_s(h100, 2048, 63488, 128, **MLA)
+    assert (
+        indexer_s(h100, 2048, 64512, **INDEX) + latent_prefill_s(h100, 2048, 0, 128, **MLA) < dense
+    )
 
 
 def test_every_device_of_the_catalogue_has_kernels() -> None:

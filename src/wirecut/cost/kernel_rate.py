@@ -5,6 +5,7 @@
 One of the two kinds of `rates.Rate`; the kernels' own times are in `kernels` and its siblings.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
@@ -15,10 +16,11 @@ from wirecut.cost.kernels_attention import (
     decode_attention_s,
     latent_decode_s,
     latent_prefill_s,
+    latent_sparse_prefill_s,
     prefill_attention_s,
 )
 from wirecut.cost.kernels_experts import experts_s, rank_load
-from wirecut.cost.kernels_linear import linear_attention_s
+from wirecut.cost.kernels_linear import indexer_s, linear_attention_s
 from wirecut.cost.terms import half_width
 from wirecut.cost.work import LayerWork, Product, Routed
 from wirecut.fabric.fabric import Device, Source
@@ -26,6 +28,8 @@ from wirecut.spec.attention import Attention, CompressedAttention, LatentAttenti
 from wirecut.spec.formats import kind_of
 from wirecut.spec.recurrent import LinearAttention, Mamba
 
+Latent = LatentAttention | CompressedAttention  # all heads share one cached vector
+Looking = Attention | Latent
 KERNEL_FORMATS = {"fp32": "bf16", "fp16": "bf16", "mxfp8": "fp8_block"}
 
 
@@ -34,6 +38,13 @@ def kernel_format(name: str) -> str:
     """A weight format as the kernels name it: 'fp8-b128' -> 'fp8_block'."""
     kind = kind_of(name)
     return "fp8_block" if name.startswith("fp8-") else KERNEL_FORMATS.get(kind, kind)
+
+
+def _latent(mixer: Latent) -> tuple[int, int]:
+    """Elements of a cached vector that are key and value, and key only."""
+    if isinstance(mixer, LatentAttention):
+        return mixer.kv_rank, mixer.rope_dim
+    return mixer.head_dim, 0
 
 
 @dataclass(frozen=True)
@@ -93,29 +104,47 @@ class Kernels:
         return self._decode_s(work, batch.decodes, batch.context), 0.0
 
     def _decode_s(self, work: LayerWork, sequences: int, context: float) -> float:
-        gpu, kv = self.gpu, "fp8" if kind_of(self.kv) in ("fp8", "int8") else "bf16"
-        mixer = work.mixer
+        gpu, kv, mixer = self.gpu, self._kv, work.mixer
         match mixer:
             case Attention():
-                keys = mixer.keys(int(context))
                 own = decode_attention_s(
-                    gpu, sequences, keys, work.heads, work.kv_heads, mixer.head_dim, kv
+                    gpu,
+                    sequences,
+                    mixer.keys(context),
+                    work.heads,
+                    work.kv_heads,
+                    mixer.head_dim,
+                    kv,
+                    value_dim=mixer.value_width,
                 )
-            case LatentAttention():
-                own = latent_decode_s(gpu, sequences, mixer.keys(int(context)), work.heads, kv)
-            case CompressedAttention():
-                keys = mixer.keys(int(context))
-                own = decode_attention_s(gpu, sequences, keys, work.heads, 1, mixer.head_dim, kv)
-            case LinearAttention():
-                return self._recurrent_s(work, mixer, sequences, sequences)
-            case Mamba():
+            case LatentAttention() | CompressedAttention():
+                latent, rope = _latent(mixer)
+                keys = mixer.keys(context)
+                own = latent_decode_s(
+                    gpu, sequences, keys, work.heads, kv, kv_rank=latent, rope_dim=rope
+                )
+            case LinearAttention() | Mamba():
                 return self._recurrent_s(work, mixer, sequences, sequences)
             case None:
                 return 0.0
-        if mixer.index_flops:
-            scored = sum(held.elements for held in mixer.kv[1:]) * mixer.index_keys(int(context))
-            own += elementwise_s(gpu, sequences * scored)
-        return own
+        return own + self._index_s(mixer, 1, context, sequences)
+
+    @property
+    def _kv(self) -> str:
+        return "fp8" if kind_of(self.kv) in ("fp8", "int8") else "bf16"
+
+    def _index_s(self, mixer: Looking, queries: int, context: float, sequences: int) -> float:
+        """Scoring and picking keys, which every TP rank does for itself."""
+        if mixer.index is None:
+            return 0.0
+        return indexer_s(
+            self.gpu,
+            queries,
+            mixer.index_keys(context),
+            sequences=sequences,
+            index_heads=mixer.index.heads,
+            index_dim=mixer.index.head_dim,
+        )
 
     def _recurrent_s(
         self, work: LayerWork, mixer: LinearAttention | Mamba, tokens: int, sequences: int
@@ -143,25 +172,61 @@ class Kernels:
         mixer = work.mixer
         if not batch.chunk or mixer is None:
             return 0.0
-        gpu, prompts = self.gpu, max(1, batch.prompts)
+        prompts = max(1, batch.prompts)
         each, before = max(1, batch.chunk // prompts), int(batch.before)
         match mixer:
-            case LatentAttention() if mixer.top_k is None:
-                return latent_prefill_s(gpu, each, before, work.heads, sequences=prompts)
             case LinearAttention() | Mamba():
                 return self._recurrent_s(work, mixer, batch.chunk, prompts)
             case Attention():
-                kv_heads, head_dim, bound = work.kv_heads, mixer.head_dim, mixer.window
-            case CompressedAttention():
-                kv_heads, head_dim = 1, mixer.head_dim
-                bound = int(mean_keys(work, before, each)) or None
-            case LatentAttention():
-                kv_heads, head_dim, bound = work.heads, mixer.value_dim, mixer.top_k
-        if isinstance(mixer, Attention) and mixer.top_k:
-            bound = mixer.top_k
-        return prefill_attention_s(
-            gpu, each, before, work.heads, kv_heads, head_dim, sequences=prompts, window=bound
+                bounds = [bound for bound in (mixer.window, mixer.top_k) if bound]
+                own = prefill_attention_s(
+                    self.gpu,
+                    each,
+                    before,
+                    work.heads,
+                    work.kv_heads,
+                    mixer.head_dim,
+                    sequences=prompts,
+                    window=min(bounds, default=None),
+                    value_dim=mixer.value_width,
+                )
+            case LatentAttention() | CompressedAttention():
+                own = self._latent_chunk_s(work, mixer, each, before, prompts)
+        return own + self._index_s(mixer, each, before + (each + 1) / 2, prompts)
+
+    def _latent_chunk_s(
+        self, work: LayerWork, mixer: Latent, each: int, before: int, prompts: int
+    ) -> float:
+        """Over all keys, projected, or over those that each query chose: whichever is sooner, as
+        runtimes take the first while prompts are short (DeepSeek-V3.2, section 2.1).
+        """
+        dense = math.inf
+        if isinstance(mixer, LatentAttention):
+            dense = latent_prefill_s(
+                self.gpu,
+                each,
+                before,
+                work.heads,
+                key_dim=mixer.nope_dim + mixer.rope_dim,
+                value_dim=mixer.value_dim,
+                sequences=prompts,
+            )
+            if mixer.top_k is None:
+                return dense
+        latent, rope = _latent(mixer)
+        chosen = mean_keys(work, before, each)
+        sparse = latent_sparse_prefill_s(
+            self.gpu,
+            each,
+            before,
+            chosen,
+            work.heads,
+            self._kv,
+            kv_rank=latent,
+            rope_dim=rope,
+            sequences=prompts,
         )
+        return min(dense, sparse)
 
     def small_s(self, kernels: int, num_bytes: float) -> float:
         if not kernels:

@@ -14,7 +14,6 @@ KV_BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp32": 4.0}
 QUERY_TILE = 128  # rows (queries x the heads that share a KV head) that a kernel takes at a time
 USUAL_DIM = 128  # head_dim of the keys that a tile's edge is counted in
 GROUP_TILE = 16  # query heads over one KV head that a decode kernel takes at least
-LATENT, ROTARY = 512, 64  # MLA's cached values: compressed keys and values, rotary part
 
 
 def decode_attention_s(
@@ -26,12 +25,16 @@ def decode_attention_s(
     head_dim: int,
     kv_dtype: str = "bf16",
     window: int | None = None,
+    *,
+    value_dim: int | None = None,
 ) -> float:
-    """Seconds of one new token of each of `sequences` that looks at `context` keys (mean)."""
+    """Seconds of one new token of each of `sequences` that looks at `context` keys (mean).
+    `value_dim`: of a value where it is not `head_dim`.
+    """
     keys = min(context, window) if window else context
     group = math.ceil(max(1, heads / max(1, kv_heads)) / GROUP_TILE) * GROUP_TILE
-    width = kv_heads * head_dim
-    return _decode_s(gpu, sequences, keys, 2 * width * KV_BYTES[kv_dtype], 4 * width * group)
+    width = kv_heads * (head_dim + (head_dim if value_dim is None else value_dim))
+    return _decode_s(gpu, sequences, keys, width * KV_BYTES[kv_dtype], 2 * width * group)
 
 
 def _decode_s(gpu: Gpu, sequences: int, keys: float, key_bytes: float, key_flops: float) -> float:
@@ -56,10 +59,14 @@ def prefill_attention_s(
     sequences: int = 1,
     dtype: str = "bf16",
     window: int | None = None,
+    value_dim: int | None = None,
 ) -> float:
-    """Seconds of `query_tokens` new tokens of each of `sequences`, causal, after `keys_before`."""
+    """Seconds of `query_tokens` new tokens of each of `sequences`, causal, after `keys_before`.
+    `value_dim`: of a value where it is not `head_dim`.
+    """
+    mean_dim = (head_dim + (head_dim if value_dim is None else value_dim)) / 2
     return _prefill_s(
-        gpu, query_tokens, keys_before, (heads, kv_heads), head_dim, sequences, dtype, window
+        gpu, query_tokens, keys_before, (heads, kv_heads), mean_dim, sequences, dtype, window
     )
 
 
@@ -104,13 +111,51 @@ def _prefill_s(
 
 
 def latent_decode_s(
-    gpu: Gpu, sequences: int, context: float, heads: int, kv_dtype: str = "bf16"
+    gpu: Gpu,
+    sequences: int,
+    context: float,
+    heads: int,
+    kv_dtype: str = "bf16",
+    *,
+    kv_rank: int,
+    rope_dim: int,
 ) -> float:
-    """Seconds of decode attention over MLA's compressed cache, all heads over one cached vector."""
-    attention = gpu.generation.attention
-    keys = sequences * context
-    moved = keys * (LATENT + ROTARY) * KV_BYTES[kv_dtype]
-    flops = 2 * keys * math.ceil(heads / GROUP_TILE) * GROUP_TILE * (2 * LATENT + ROTARY)
+    """Seconds of decode attention over MLA's compressed cache, all heads over one cached vector of
+    `kv_rank` (key and value) and `rope_dim` (key only) elements.
+    """
+    pairs = sequences * context
+    return _latent_s(gpu, pairs, pairs, heads, (kv_rank, rope_dim), kv_dtype)
+
+
+def latent_sparse_prefill_s(
+    gpu: Gpu,
+    query_tokens: int,
+    keys_before: int,
+    chosen: float,
+    heads: int,
+    kv_dtype: str = "bf16",
+    *,
+    kv_rank: int,
+    rope_dim: int,
+    sequences: int = 1,
+) -> float:
+    """Seconds of `query_tokens` of each of `sequences`, each over `chosen` keys of its own (mean)
+    in the form that decode has (DeepSeek-V3.2, section 2.1: all heads of a query share them).
+    """
+    pairs = sequences * query_tokens * chosen
+    read = min(pairs, sequences * (keys_before + query_tokens))
+    return _latent_s(gpu, pairs, read, heads, (kv_rank, rope_dim), kv_dtype)
+
+
+def _latent_s(
+    gpu: Gpu, pairs: float, read: float, heads: int, dims: tuple[int, int], kv_dtype: str
+) -> float:
+    """From pairs of a query token and a key, and keys that come from memory; `dims`: of latent and
+    rotary part.
+    """
+    attention, (latent, rotary) = gpu.generation.attention, dims
+    moved = read * (latent + rotary) * KV_BYTES[kv_dtype]
+    flops = 2 * pairs * math.ceil(heads / GROUP_TILE) * GROUP_TILE * (2 * latent + rotary)
     memory_s = moved / (gpu.bytes_per_s * attention.decode_memory)
     return attention.latent_start_s + soft_maximum(
         memory_s, flops / (gpu.dense_flops_per_s * attention.latent_share)
@@ -123,17 +168,20 @@ def latent_prefill_s(
     keys_before: int,
     heads: int,
     *,
+    key_dim: int,
+    value_dim: int,
     sequences: int = 1,
     dtype: str = "bf16",
 ) -> float:
-    """Seconds of MLA's prefill attention once keys (192 a head) and values (128) are projected."""
-    mean_dim = (192 + 128) / 2
+    """Seconds of MLA's prefill attention once keys (`key_dim` a head, rotary part included) and
+    values are projected.
+    """
     return _prefill_s(
         gpu,
         query_tokens,
         keys_before,
         (heads, heads),
-        mean_dim,
+        (key_dim + value_dim) / 2,
         sequences,
         dtype,
         share=gpu.generation.attention.latent_prefill_share,

@@ -2,7 +2,7 @@
 
     linear_attention_s(gpu, tokens=64, sequences=64, key_heads=16, value_heads=32, key_dim=128,
                        value_dim=128)
-    indexer_s(gpu, query_tokens=1, keys=65536, sequences=8)
+    indexer_s(gpu, query_tokens=1, keys=65536, sequences=8, index_heads=64, index_dim=128)
 
 A sequence's state is read and written once a step; a prefill multiplies it in chunks, one after the
 other. Constants are in `kernels_rates`.
@@ -62,12 +62,13 @@ def indexer_s(
     query_tokens: int,
     keys: float,
     *,
+    index_heads: int,
+    index_dim: int,
     sequences: int = 1,
-    index_heads: int = 64,
-    index_dim: int = 128,
 ) -> float:
     """Seconds to score and pick keys for sparse attention (DeepSeek-V3.2, GLM-5): fp8 index keys,
-    `query_tokens` of each of `sequences` that look at `keys` (mean); picking reads fp32 scores.
+    `query_tokens` of each of `sequences` that look at `keys` index keys (mean); picking reads fp32
+    scores.
     """
     attention = gpu.generation.attention
     scores = sequences * query_tokens * keys

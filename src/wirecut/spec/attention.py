@@ -119,8 +119,12 @@ class Attention:
     def cached_tokens(self, context: int) -> int:
         return min(context, self.window or context)
 
-    def keys(self, context: int) -> float:
+    def keys(self, context: float) -> float:
         return min(context, self.window or context, self.top_k or context)
+
+    def read_elements(self, context: float, kv_heads: int) -> float:
+        scored = self.index_keys(context) * self.index.head_dim if self.index else 0
+        return self.keys(context) * kv_heads * (self.head_dim + self.value_width) + scored
 
     def pair_flops(self, *, decode: bool) -> int:
         return 2 * self.heads * (self.head_dim + self.value_width)
@@ -129,7 +133,7 @@ class Attention:
     def index_flops(self) -> int:
         return self.index.pair_flops if self.index else 0
 
-    def index_keys(self, context: int) -> float:
+    def index_keys(self, context: float) -> float:
         return context if self.index else 0
 
     @property
@@ -208,8 +212,12 @@ class LatentAttention:
     def cached_tokens(self, context: int) -> int:
         return context
 
-    def keys(self, context: int) -> float:
+    def keys(self, context: float) -> float:
         return min(context, self.top_k or context)
+
+    def read_elements(self, context: float, kv_heads: int) -> float:
+        scored = self.index_keys(context) * self.index.head_dim if self.index else 0
+        return self.keys(context) * (self.kv_rank + self.rope_dim) + scored
 
     def pair_flops(self, *, decode: bool) -> int:
         if decode:  # the latent itself is key and value: kv_b is absorbed into query and output
@@ -220,7 +228,7 @@ class LatentAttention:
     def index_flops(self) -> int:
         return self.index.pair_flops if self.index else 0
 
-    def index_keys(self, context: int) -> float:
+    def index_keys(self, context: float) -> float:
         return context / self.index.pool if self.index else 0
 
     @property
@@ -294,9 +302,13 @@ class CompressedAttention:
     def cached_tokens(self, context: int) -> int:
         return context if self.ratio else 0
 
-    def keys(self, context: int) -> float:
+    def keys(self, context: float) -> float:
         pooled = context / self.ratio if self.ratio else 0.0
         return min(context, self.window) + min(pooled, self.top_k or pooled)
+
+    def read_elements(self, context: float, kv_heads: int) -> float:
+        scored = self.index_keys(context) * self.index.head_dim if self.index else 0
+        return self.keys(context) * self.head_dim + scored
 
     def pair_flops(self, *, decode: bool) -> int:
         return 4 * self.heads * self.head_dim
@@ -305,7 +317,7 @@ class CompressedAttention:
     def index_flops(self) -> int:
         return self.index.pair_flops if self.index else 0
 
-    def index_keys(self, context: int) -> float:
+    def index_keys(self, context: float) -> float:
         return context / self.ratio if self.index else 0
 
     @property

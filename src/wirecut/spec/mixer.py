@@ -60,8 +60,14 @@ class Mixer(Protocol):
         """Tokens whose keys are kept of a sequence of `context` tokens."""
         ...
 
-    def keys(self, context: int) -> float:
+    def keys(self, context: float) -> float:
         """Keys that the last of `context` tokens looks at."""
+        ...
+
+    def read_elements(self, context: float, kv_heads: int) -> float:
+        """Elements of the cache that the last of `context` tokens reads on a rank with `kv_heads`
+        of its key and value heads; what is not kept by heads, every rank reads whole.
+        """
         ...
 
     def pair_flops(self, *, decode: bool) -> int:
@@ -75,7 +81,7 @@ class Mixer(Protocol):
         """FLOPs of scoring one earlier position for one query, before keys are chosen."""
         ...
 
-    def index_keys(self, context: int) -> float:
+    def index_keys(self, context: float) -> float:
         """Positions that are scored for the last of `context` tokens."""
         ...
 

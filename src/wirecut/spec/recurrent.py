@@ -25,7 +25,10 @@ class Recurrent:
     def cached_tokens(self, context: int) -> int:
         return 0
 
-    def keys(self, context: int) -> float:
+    def keys(self, context: float) -> float:
+        return 0
+
+    def read_elements(self, context: float, kv_heads: int) -> float:
         return 0
 
     def pair_flops(self, *, decode: bool) -> int:
@@ -35,7 +38,7 @@ class Recurrent:
     def index_flops(self) -> int:
         return 0
 
-    def index_keys(self, context: int) -> float:
+    def index_keys(self, context: float) -> float:
         return 0
 
 
