@@ -17,7 +17,7 @@ from wirecut.fabric.discover import assumed_fabric
 from wirecut.fabric.fabric import save_fabric
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut, Limits
-from wirecut.layout.shards import shard_elements
+from wirecut.layout.shards import rank_bytes
 from wirecut.spec.hf import read_config
 
 WIRECUT = str(Path(sys.executable).with_name("wirecut"))
@@ -128,7 +128,7 @@ def test_each_rank_reads_only_its_slices(checkpoint: Path) -> None:
     with engine(checkpoint, Layout(tp=2, pp=2), stages) as running:
         read = [loaded.bytes_read for loaded in running.loaded]
     assert read == [
-        2 * shard_elements(spec, stages, stage=stage, tp=2, tp_rank=tp_rank)
+        rank_bytes(spec, stages, Layout(tp=2, pp=2), stage=stage, tp_rank=tp_rank, dtype="bf16")
         for stage in (0, 1)
         for tp_rank in (0, 1)
     ]

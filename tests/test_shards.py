@@ -11,19 +11,16 @@ from wirecut.layout.shards import (
     WHOLE,
     Slice,
     even_cut,
-    head_share,
     held_bytes,
-    held_elements,
     held_units,
     kv_elements_per_token,
     kv_heads,
     padded_vocab,
     query_heads,
     rank_bytes,
-    shard_elements,
     stage_tensors,
-    state_elements_per_sequence,
     tensor_slice,
+    unit_cut,
 )
 from wirecut.layout.stages import cut_stages
 from wirecut.spec.bundled import find_bundled
@@ -138,14 +135,16 @@ def test_elements_are_those_of_the_slices(spec, tp, pp):
                 math.prod(tensor_slice(t, tp=tp, tp_rank=rank).shape_of(t))
                 for t in stage_tensors(spec, stages, stage)
             )
-            assert shard_elements(spec, stages, stage=stage, tp=tp, tp_rank=rank) == by_shape
+            layout = Layout(tp=tp, pp=pp)
+            held = rank_bytes(spec, stages, layout, stage=stage, tp_rank=rank, dtype="bf16")
+            assert held == 2 * by_shape
 
 
 def test_llama_8b_on_two_ranks_by_hand():
     spec = spec_of(LLAMA_8B)
     norms = (2 * 32 + 1) * 4096
     half = (spec.parameters - norms) // 2 + norms
-    assert shard_elements(spec, ((0, 32),), stage=0, tp=2, tp_rank=0) == half
+    assert rank_bytes(spec, ((0, 32),), Layout(tp=2), stage=0, dtype="bf16") == 2 * half
     # 32 layers x 2 (keys, values) x 8 heads x 128; two ranks halve it, 16 ranks hold one head each
     assert kv_elements_per_token(spec, (0, 32), tp=1, tp_rank=0) == 65536
     assert kv_elements_per_token(spec, (0, 32), tp=2, tp_rank=1) == 32768
@@ -193,9 +192,10 @@ def test_query_heads_meet_their_keys_when_cut_unevenly(name):
         if layer.mixer is None:
             continue
         for tp in allowed_tp(spec, UNEVEN)[:12]:
-            shares = [head_share(layer, tp, rank) for rank in range(tp)]
-            assert sum(shares) == pytest.approx(1)
-            assert min(shares) > 0
+            heads, groups = layer.mixer.heads, layer.mixer.groups
+            cuts = [unit_cut(heads, tp, rank, groups) for rank in range(tp)]
+            assert sum(last - first for first, last in cuts) == heads
+            assert min(last - first for first, last in cuts) > 0
 
 
 def test_whole_groups_are_dealt_by_hand():
@@ -224,7 +224,9 @@ def test_experts_are_dealt_and_what_is_left_cuts_inside():
     }
     for layout, elements in cases.items():
         held = [
-            held_elements([up], layout, tp_rank=t, dp_rank=d)
+            tensor_slice(
+                up, tp=layout.tp, tp_rank=t, dp=layout.dp, dp_rank=d, ep=layout.ep
+            ).elements_of(up)
             for d in range(layout.dp)
             for t in range(layout.tp)
         ]
@@ -255,9 +257,9 @@ def test_what_is_kept_of_a_token_and_of_a_sequence():
     for tp in (1, 8):  # one latent for all heads: every rank keeps it
         assert kv_elements_per_token(latent, (0, 61), tp=tp, tp_rank=tp - 1) == 61 * 576
     hybrid = find_bundled("Qwen/Qwen3.5-27B")
-    assert state_elements_per_sequence(hybrid, (0, 64), tp=1, tp_rank=0) == hybrid.state_elements
-    halves = [state_elements_per_sequence(hybrid, (0, 64), tp=2, tp_rank=r) for r in range(2)]
-    assert sum(halves) == hybrid.state_elements
+    for tp in (1, 2):
+        held = [held_units(one.mixer.state, tp, r) for one in hybrid.layers for r in range(tp)]
+        assert sum(held) == hybrid.state_elements
     mixer = hybrid.layers[0].mixer
     assert held_units(mixer.state, 16, 0) * 16 == held_units(mixer.state, 1, 0)
 

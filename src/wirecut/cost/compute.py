@@ -201,12 +201,6 @@ class MatrixRate:
         """Time to read keys and values from the cache."""
         return kv_bytes / self.kv_bytes_per_s
 
-    def attention_seconds(self, width: int, pairs: float) -> float:
-        """Time for `pairs` of query and key tokens over `width` = heads x head_dim: 2 FLOP for QK
-        and 2 for AV each.
-        """
-        return 4 * width * pairs / self.attention_flops_per_s
-
 
 def _causal_pairs(point: AttentionPoint) -> float:
     """Query and key tokens that see each other: a query sees the keys up to its own place."""

@@ -144,13 +144,6 @@ def belongs_to(tensor: Tensor, spec: ModelSpec, *, is_first: bool, is_last: bool
     return is_last
 
 
-def held_elements(
-    tensors: Iterable[Tensor], layout: Layout, *, tp_rank: int = 0, dp_rank: int = 0
-) -> int:
-    """Elements that one rank holds of `tensors`."""
-    return sum(_slice(tensor, layout, tp_rank, dp_rank).elements_of(tensor) for tensor in tensors)
-
-
 def held_bytes(
     tensors: Iterable[Tensor], layout: Layout, *, dtype: str, tp_rank: int = 0, dp_rank: int = 0
 ) -> float:
@@ -196,13 +189,6 @@ def rank_bytes(
     return round(total + held_bytes(ends, layout, dtype=held, tp_rank=tp_rank, dp_rank=dp_rank))
 
 
-def shard_elements(
-    spec: ModelSpec, stages: tuple[tuple[int, int], ...], *, stage: int, tp: int, tp_rank: int
-) -> int:
-    """Weight elements that one rank of a dense layout holds."""
-    return held_elements(stage_tensors(spec, stages, stage), Layout(tp=tp), tp_rank=tp_rank)
-
-
 def held_units(held: Iterable[Held], tp: int, tp_rank: int) -> int:
     """Elements of a cache's parts that one rank holds."""
     total = 0
@@ -218,19 +204,3 @@ def kv_elements_per_token(
     """Key and value elements that a token leaves on a rank with `layers` (first, one past last)."""
     mixers = (layer.mixer for layer in spec.layers[layers[0] : layers[1]])
     return sum(held_units(mixer.kv, tp, tp_rank) for mixer in mixers if mixer)
-
-
-def state_elements_per_sequence(
-    spec: ModelSpec, layers: tuple[int, int], *, tp: int, tp_rank: int
-) -> int:
-    """Elements that a sequence of any length occupies on a rank with `layers`."""
-    mixers = (layer.mixer for layer in spec.layers[layers[0] : layers[1]])
-    return sum(held_units(mixer.state, tp, tp_rank) for mixer in mixers if mixer)
-
-
-def head_share(layer: Layer, tp: int, tp_rank: int) -> float:
-    """The share of a layer's query heads that a rank computes; 0 without a mixer."""
-    if layer.mixer is None:
-        return 0.0
-    first, last = unit_cut(layer.mixer.heads, tp, tp_rank, layer.mixer.groups)
-    return (last - first) / layer.mixer.heads
