@@ -3,6 +3,7 @@
 Models come from the bundled catalogue, fabrics are typed; numbers are not pinned, choices are.
 """
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -53,6 +54,17 @@ def test_heads_that_nothing_divides_are_said():
     assert reasons["tp3"] == (
         "tp 3 does not divide 14 query and 2 key-value heads evenly; sizes that work: 1, 2, 14"
     )
+
+
+@pytest.mark.parametrize(("engine", "axis"), [("llama.cpp", "tp"), ("lmdeploy", "pp")])
+def test_what_an_engine_does_not_cut_is_never_chosen(engine: str, axis: str):
+    for fabric in ("8xL40S", "4x8xL40S:pcie4:100gbe"):  # searched whole, and thinned
+        ranking = wirecut.plan(LLAMA_8B, fabric, traffic=BUSY, engine=engine)
+        assert all(getattr(parse_layout(one.layout), axis) == 1 for one in ranking.ranked)
+    with pytest.raises(NothingFits) as raised:
+        wirecut.plan(LLAMA_70B, "1xL40S", traffic=ALONE, engine=engine)
+    (cut,) = re.findall(r"what would hold it: 4 x L40S \((.*?)\)", str(raised.value))
+    assert getattr(parse_layout(cut), axis) == 1
 
 
 def test_70b_for_one_user_is_cut_over_all_of_nvswitch():

@@ -278,6 +278,20 @@ def test_what_is_kept_of_a_token_and_of_a_sequence():
         ("Qwen/Qwen3-8B", Layout(tp=2, ep=2), ANY_ENGINE, "ep 2 needs experts"),
         ("Qwen/Qwen3-30B-A3B", Layout(tp=4, ep=4), EngineRules(experts="none"), "does not deal"),
         ("Qwen/Qwen3-30B-A3B", Layout(tp=4, ep=2), EngineRules(experts="all"), "to all ranks"),
+        (
+            "Qwen/Qwen3-8B",
+            Layout(tp=2, pp=2),
+            EngineRules("llama.cpp", has_tp=False),
+            "tp 2: llama.cpp cuts by layers only: tp 1",
+        ),
+        ("Qwen/Qwen3-8B", Layout(pp=2), EngineRules("llama.cpp", has_tp=False), None),
+        (
+            "Qwen/Qwen3-8B",
+            Layout(tp=2, pp=2),
+            EngineRules("TurboMind", has_pp=False),
+            "pp 2: TurboMind runs no pipelines: pp 1",
+        ),
+        ("Qwen/Qwen3-8B", Layout(tp=2), EngineRules("TurboMind", has_pp=False), None),
         ("Qwen/Qwen3-30B-A3B", Layout(tp=4, ep=2), ANY_ENGINE, None),
         ("Qwen/Qwen3-30B-A3B", Layout(tp=4, dp=3, ep=3), ANY_ENGINE, "ep 3 does not divide 128"),
         (

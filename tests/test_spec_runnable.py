@@ -3,9 +3,12 @@
 import pytest
 
 from specs import DEMO, spec_of
+from wirecut.api import plan_file_of
 from wirecut.engine.engine import check_runnable
 from wirecut.engine.text import Text
 from wirecut.errors import ModelError
+from wirecut.explain.notes import notes
+from wirecut.planner.plan_file import ranking_of
 from wirecut.spec.bundled import find_bundled
 
 
@@ -34,6 +37,18 @@ def test_other_architectures_are_planned_only(name):
     assert spec is not None
     with pytest.raises(ModelError, match=f"is a {spec.architecture} model"):
         check_runnable(spec)
+
+
+def test_planning_for_the_own_engine_says_that_it_does_not_run_the_model():
+    def told(model: str, engine: str) -> str:
+        plan = plan_file_of(model, "2xL40S", engine=engine)
+        return " ".join(one.text for one in notes(plan, ranking_of(plan)))
+
+    says = "is a qwen3 model: wirecut plans it, but runs llama models only yet"
+    assert says in told("Qwen/Qwen3-0.6B", "wirecut")
+    assert "plan with `--engine vllm`" in told("Qwen/Qwen3-0.6B", "wirecut")
+    assert says not in told("Qwen/Qwen3-0.6B", "vllm")
+    assert "does not run" not in told("huggyllama/llama-7b", "wirecut")
 
 
 def test_weights_that_are_not_here(tmp_path):

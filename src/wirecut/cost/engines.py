@@ -138,7 +138,7 @@ WIRECUT = EngineProfile(
 # 16,384 from 160 GB; 0.9 of the memory; CUDA graphs; the residual sent apart; EP over all ranks.
 VLLM = EngineProfile(
     name="vllm",
-    rules=EngineRules(experts="all"),
+    rules=EngineRules("vLLM", experts="all"),
     steps=Steps(
         host_s=1.4e-3, sequence_s=20e-6, request_s=20e-3, graphs=True, kernel_s=3e-6, starts=0.85
     ),
@@ -150,7 +150,7 @@ VLLM = EngineProfile(
 )
 SGLANG = EngineProfile(
     name="sglang",
-    rules=EngineRules(experts="any"),
+    rules=EngineRules("SGLang", experts="any"),
     steps=Steps(
         host_s=0.8e-3, sequence_s=10e-6, request_s=40e-3, graphs=True, kernel_s=8e-6, starts=0.85
     ),
@@ -163,7 +163,7 @@ SGLANG = EngineProfile(
 )
 TRTLLM = EngineProfile(
     name="trtllm",
-    rules=EngineRules(experts="any"),
+    rules=EngineRules("TensorRT-LLM", experts="any"),
     steps=Steps(
         host_s=1e-3, sequence_s=3e-6, request_s=18e-3, graphs=True, kernel_s=1e-6, starts=0.85
     ),
@@ -177,7 +177,7 @@ TRTLLM = EngineProfile(
 )
 LMDEPLOY = EngineProfile(
     name="lmdeploy",
-    rules=EngineRules(experts="any"),
+    rules=EngineRules("LMDeploy's TurboMind", experts="any", has_pp=False),
     steps=Steps(host_s=0.5e-3, sequence_s=5e-6, request_s=10e-3, kernel_s=3e-6),
     batching=Batching(mixes=False),
     room=Room(share=0.8, runtime_bytes=GIB, of_rest=True),
@@ -189,7 +189,7 @@ LMDEPLOY = EngineProfile(
 # One sequence after another through the layers' devices: it does not overlap its stages.
 LLAMA_CPP = EngineProfile(
     name="llama.cpp",
-    rules=EngineRules(experts="none"),
+    rules=EngineRules("llama.cpp", experts="none", has_tp=False),
     steps=Steps(host_s=0.3e-3, request_s=1e-3, graphs=True, kernel_s=3e-6),
     batching=Batching(mixes=True, in_flight=0.0),
     room=Room(share=0.97, runtime_bytes=GIB // 2),

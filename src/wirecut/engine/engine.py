@@ -39,6 +39,7 @@ from wirecut.sched.request import Reason
 from wirecut.spec.checkpoint import check_checkpoint
 from wirecut.spec.hf import read_config
 from wirecut.spec.model import ModelSpec
+from wirecut.spec.runnable import why_not_run
 
 BLOCK_TOKENS = 32
 REPORT_S = 30.0  # what ranks get to report and end
@@ -221,23 +222,8 @@ class Engine:
 
 def check_runnable(spec: ModelSpec) -> None:
     """Raise ModelError for what this version plans and does not run."""
-    if spec.architecture != "llama":
-        raise ModelError(
-            f"{spec.name} is a {spec.architecture} model: wirecut plans it, but runs llama models "
-            "only yet"
-        )
-    if any(tensor.part == "bias" for tensor in spec.layer_tensors(spec.layers[0])):
-        raise ModelError(f"{spec.name} has biases: wirecut plans it, but does not run it yet")
-    if spec.weights.linear:
-        raise ModelError(
-            f"{spec.name} has weights in {spec.weights.linear}: wirecut plans it, but does not run "
-            "quantised models yet"
-        )
-    if spec.rope_kind != "default":
-        raise ModelError(
-            f"{spec.name} scales its rotary embedding ({spec.rope_kind}): wirecut plans it, but "
-            "does not run it yet"
-        )
+    if reason := why_not_run(spec):
+        raise ModelError(reason)
 
 
 def check_prompt(index: int, prompt: Prompt, spec: ModelSpec, limits: Limits) -> None:

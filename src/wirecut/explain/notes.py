@@ -21,6 +21,7 @@ def notes(plan: PlanFile, ranking: Ranking) -> list[Note]:
     """The notes of a plan, the gravest first."""
     return [
         *_warnings(plan, ranking),
+        *_not_run(plan),
         *_origin(plan.fabric, ranking),
         *_fragile(plan.fabric, ranking),
     ]
@@ -40,6 +41,13 @@ def _warnings(plan: PlanFile, ranking: Ranking) -> list[Note]:
         most = f"{chosen.requests_per_s:.3g} requests/s"
         found.append(Note(f"Cannot keep up: {asked:g} requests/s come, {most} are answered."))
     return found
+
+
+def _not_run(plan: PlanFile) -> list[Note]:
+    """That the engine which is planned for does not run the model, and what to ask instead."""
+    if not plan.not_run:
+        return []
+    return [Note(f"{plan.not_run}. For a runtime that does, plan with `--engine vllm`.")]
 
 
 def _unsure_targets(plan: PlanFile, chosen: Estimate) -> Iterator[Note]:

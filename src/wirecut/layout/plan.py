@@ -94,6 +94,7 @@ class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
     rejected: list[dict[str, Any]]
     flips: list[dict[str, Any]]
     fragile: list[dict[str, Any]] = []
+    not_run: str = ""  # why wirecut's own engine, which it is planned for, does not run the model
     prices: dict[str, float] = {}  # the user's, per device and hour
     elsewhere: list[dict[str, Any]] = []  # the best of other fabrics of the same question
 

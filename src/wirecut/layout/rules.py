@@ -16,24 +16,35 @@ from wirecut.spec.model import AnyMixer, Layer, ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class EngineRules:
-    """What a runtime can cut. `uneven_tp`: key-value heads need not divide by TP. `experts`: "none"
-    (no EP), "all" (EP is all of dp x tp, or 1), "any" (any divisor). `whole_blocks`: a rank's part
-    of an expert must hold whole blocks of a block-quantised weight.
+    """What a runtime can cut. `has_tp`, `has_pp`: whether it cuts inside layers, and between them.
+    `uneven_tp`: key-value heads need not divide by TP. `experts`: "none" (no EP), "all" (EP is all
+    of dp x tp, or 1), "any" (any divisor). `whole_blocks`: a rank's part of an expert must hold
+    whole blocks of a block-quantised weight. `name` is what reasons call it.
     """
 
+    name: str = "this engine"
+    has_tp: bool = True
+    has_pp: bool = True
     uneven_tp: bool = False
     experts: Literal["none", "all", "any"] = "any"
     whole_blocks: bool = False
 
 
 ANY_ENGINE = EngineRules()
-OWN_ENGINE = EngineRules(uneven_tp=True)  # wirecut's, which deals whole key-value groups
+OWN_ENGINE = EngineRules("wirecut", uneven_tp=True)  # wirecut's, which deals whole key-value groups
 
 
 def allowed_tp(spec: ModelSpec, rules: EngineRules = ANY_ENGINE) -> list[int]:
-    """The TP sizes that this model's heads allow, smallest first."""
+    """The TP sizes that the engine and this model's heads allow, smallest first."""
+    if not rules.has_tp:
+        return [1]
     most = min((layer.mixer.heads for layer in spec.kinds if layer.mixer), default=1)
     return [tp for tp in range(1, most + 1) if _fault(spec, tp, rules) is None]
+
+
+def most_stages(spec: ModelSpec, rules: EngineRules = ANY_ENGINE) -> int:
+    """The deepest pipeline that the engine and this model's layers allow."""
+    return spec.num_layers if rules.has_pp else 1
 
 
 def _fault(spec: ModelSpec, tp: int, rules: EngineRules) -> Layer | None:
@@ -72,6 +83,10 @@ def why_not(
     """Why `layout` cannot be built, or None when it can. Memory is not judged here."""
     if layout.world_size > num_devices:
         return f"{layout} needs {layout.world_size} devices, the fabric has {num_devices}"
+    if layout.tp > 1 and not rules.has_tp:
+        return f"tp {layout.tp}: {rules.name} cuts by layers only: tp 1"
+    if layout.pp > 1 and not rules.has_pp:
+        return f"pp {layout.pp}: {rules.name} runs no pipelines: pp 1"
     fault = _fault(spec, layout.tp, rules)
     if fault:
         sizes = ", ".join(map(str, allowed_tp(spec, rules)))
@@ -95,10 +110,10 @@ def _why_not_experts(spec: ModelSpec, layout: Layout, rules: EngineRules) -> str
         if not any(isinstance(layer.mlp, Moe) for layer in spec.kinds):
             return f"ep {layout.ep} needs experts; {spec.name} is a dense model"
         if rules.experts == "none":
-            return f"ep {layout.ep}: this engine does not deal experts to ranks"
+            return f"ep {layout.ep}: {rules.name} does not deal experts to ranks"
         if rules.experts == "all" and layout.ep != layout.dp * layout.tp:
             return (
-                f"ep {layout.ep}: this engine deals experts to all ranks of a stage, "
+                f"ep {layout.ep}: {rules.name} deals experts to all ranks of a stage, "
                 f"here dp x tp = {layout.dp * layout.tp}, or to none"
             )
     inside = expert_tp(layout)

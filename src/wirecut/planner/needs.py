@@ -14,7 +14,7 @@ from wirecut.fabric.catalogue import DeviceSpec, all_devices
 from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.link import Trunk
 from wirecut.layout.layout import Layout
-from wirecut.layout.rules import allowed_tp
+from wirecut.layout.rules import allowed_tp, most_stages
 from wirecut.planner.cutting import cut_for
 from wirecut.spec.traffic import Traffic
 
@@ -55,8 +55,9 @@ def _how_many(pricing: Pricing, traffic: Traffic) -> tuple[int, str]:
     """The least number, doubled from 1 and then by the layouts between, and its layout."""
     spec = pricing.spec
     sizes = [tp for tp in allowed_tp(spec, pricing.engine.rules) if tp <= MOST_TP]
+    deepest = most_stages(spec, pricing.engine.rules)
     shapes = sorted(
-        ((tp, pp) for tp in sizes for pp in range(1, spec.num_layers + 1) if tp * pp <= MOST_COUNT),
+        ((tp, pp) for tp in sizes for pp in range(1, deepest + 1) if tp * pp <= MOST_COUNT),
         key=lambda shape: (shape[0] * shape[1], -shape[0]),
     )
     low, high = 0, len(shapes) - 1

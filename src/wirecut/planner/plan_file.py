@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from wirecut.cost.engines import engine_profile
+from wirecut.cost.engines import WIRECUT, engine_profile
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected
 from wirecut.errors import PlanError, UsageError
@@ -22,6 +22,7 @@ from wirecut.planner.doubt import Fragile
 from wirecut.planner.flips import Flip
 from wirecut.planner.plan import Elsewhere, Ranking
 from wirecut.planner.prices import check_prices
+from wirecut.spec.runnable import why_not_run
 from wirecut.spec.traffic import Traffic
 from wirecut.version import __version__
 
@@ -44,6 +45,7 @@ def to_plan_file(ranking: Ranking, pricing: Pricing, *, traffic: Traffic, model:
         rejected=[to_json(one) for one in ranking.rejected],
         flips=[to_json(one) for one in ranking.flips],
         fragile=[to_json(one) for one in ranking.fragile],
+        not_run=(why_not_run(pricing.spec) or "") if pricing.engine.name == WIRECUT.name else "",
         prices=ranking.prices,
         elsewhere=[to_json(one) for one in ranking.elsewhere],
     )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from wirecut.fabric.fabric import Fabric
 from wirecut.layout.layout import Layout
-from wirecut.layout.rules import EngineRules, allowed_tp
+from wirecut.layout.rules import EngineRules, allowed_tp, most_stages
 from wirecut.spec.feedforward import Moe
 from wirecut.spec.model import ModelSpec
 
@@ -51,12 +51,13 @@ def ep_degrees(ranks: int, *, experts: bool) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Degrees:
-    """What a large fabric is searched over: sizes of TP groups, numbers of stages of `layers`, and
-    whether experts are dealt.
+    """What a large fabric is searched over: sizes of TP groups, numbers of stages of `layers` and
+    at most `deepest`, and whether experts are dealt.
     """
 
     sizes: tuple[int, ...]
     layers: int
+    deepest: int
     num_devices: int
     experts: bool
 
@@ -70,12 +71,14 @@ class Degrees:
             for tp in allowed_tp(spec, rules)
             if tp <= num_devices and (host % tp == 0 or tp % host == 0)
         )
-        return cls(sizes, spec.num_layers, num_devices, has_experts(spec))
+        deepest = most_stages(spec, rules)
+        return cls(sizes, spec.num_layers, deepest, num_devices, has_experts(spec))
 
     def depths(self, tp: int) -> list[int]:
         """Numbers of stages: of those whose fullest stage holds as many layers, the fewest."""
         fewest = {-(-self.layers // full) for full in range(1, self.layers + 1)}
-        return sorted(pp for pp in fewest if pp * tp <= self.num_devices)
+        most = min(self.deepest, self.num_devices // tp)
+        return sorted(pp for pp in fewest if pp <= most)
 
     def most_replicas(self, tp: int, pp: int) -> int:
         return self.num_devices // (tp * pp)
