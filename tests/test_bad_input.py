@@ -93,8 +93,10 @@ def test_what_is_refused_here_works_when_unharmed() -> None:
         ("owner/nowhere", "Hugging Face"),
         ("model/config.json/x", "no model"),
         (".", "no config.json"),
-        ("", "no config.json"),
-        ("a" * 300, "File name too long"),
+        ("", "the model's name is empty"),
+        ("a" * 300, "no model '" + "a" * 80 + "...'"),
+        ("a/" + "b" * 300, "no model 'a/bbb"),
+        ("a" * 300 + " (fp8)", "no model 'aaa"),
         ("\udcff", "no model"),
     ],
 )
@@ -267,6 +269,14 @@ def test_paths_that_lead_nowhere(path: str) -> None:
     for command in from_model():
         refused(*command, "--fabric", path)
     refused("explain", path)
+
+
+def test_outputs_that_would_overwrite_another_file(home: Path) -> None:
+    both = ("--out", "x.json", "--html", "./x.json")
+    refused("plan", "model", "--fabric", "fabric.json", *both, says="it is another output too")
+    refused("explain", "plan.json", "--html", "plan.json", says="it is what is read too")
+    assert not (home / "x.json").exists()
+    assert run("explain", "plan.json").exit_code == 0
 
 
 def test_output_that_cannot_be_written(home: Path) -> None:

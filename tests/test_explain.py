@@ -27,6 +27,7 @@ from wirecut.explain.budget import (
 )
 from wirecut.explain.duel import Duel, score
 from wirecut.explain.estimate import page
+from wirecut.explain.flips import nowhere
 from wirecut.explain.page import WIDTH, Grid, Heading, Note, Paragraph, show
 from wirecut.explain.tables import bar, budget_table, elsewhere_cells, ranking_cells, scale_of
 from wirecut.explain.why_not import why_not_answer
@@ -367,6 +368,24 @@ def test_scores_of_a_duel_are_those_of_the_contest():
         assert min(scores, key=scores.__getitem__) == better
         for each in (two, one):
             assert scores[each.layout] == GOALS[goal](each, 11, 3.0 * each.devices_used)
+
+
+@pytest.mark.parametrize(
+    ("traffic", "says"),
+    [
+        (Traffic(100, 11, concurrency=8), "from 1 to 4096 users at once"),
+        (Traffic(100, 11, rate=2.0), "from 0.00195 to 2.05e+03 requests/s"),
+        (Traffic(100, 11, rate=1e9), "from 9.77e+05 to 1e+09 requests/s"),
+    ],
+)
+def test_where_nothing_flips_says_how_far_was_searched(traffic: Traffic, says: str):
+    told = nowhere(plan_of(TP2, TP1, traffic=traffic))
+    assert told.startswith("Nowhere, one thing changed at a time: on wires from 1/1000 to 1000 ")
+    assert says in told
+    assert "prompts from 32 tokens to the model's window" in told
+    static = replace(traffic, rate=None, static_batch=True)
+    assert "users" not in nowhere(plan_of(TP2, TP1, traffic=static))
+    assert "wires" not in nowhere(plan_of(TP1, wires=fabric(1), traffic=traffic))
 
 
 def test_cost_is_told_in_the_users_money(capsys):

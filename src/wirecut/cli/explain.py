@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wirecut.cli.options import HtmlOpt, check_out, write_page
+from wirecut.cli.options import HtmlOpt, check_outs, write_page
 
 
 def explain(
@@ -24,8 +24,7 @@ def explain(
     from wirecut.explain.why_not import why_not_answer
     from wirecut.layout.plan import load_plan
 
-    if html is not None:
-        check_out(html)
+    check_outs(html, kept=plan_file)
     plan = load_plan(plan_file)
     if html is not None:
         write_page(report(plan), html)

@@ -112,6 +112,20 @@ HtmlOpt = Annotated[
 ]
 
 
+def check_outs(*outs: Path | None, kept: Path | None = None) -> None:
+    """Raise UsageError when one of these files cannot be written, or would overwrite another of
+    them, or `kept`, which is read.
+    """
+    taken = {kept.resolve(): "what is read"} if kept is not None else {}
+    for out in outs:
+        if out is None:
+            continue
+        if (what := taken.get(out.resolve())) is not None:
+            raise UsageError(f"cannot write {out}: it is {what} too; give each its own name")
+        taken[out.resolve()] = "another output"
+        check_out(out)
+
+
 def check_out(out: Path) -> None:
     """Raise UsageError when nothing can be written there, before any work is done."""
     folder = out.resolve().parent

@@ -23,7 +23,7 @@ from wirecut.cli.options import (
     RateOpt,
     TpotOpt,
     TtftOpt,
-    check_out,
+    check_outs,
     write_page,
 )
 from wirecut.spec.traffic import Traffic
@@ -71,9 +71,7 @@ def plan(
         ttft_ms=ttft_ms,
         tpot_ms=tpot_ms,
     )
-    for file in (out, html):
-        if file is not None:
-            check_out(file)
+    check_outs(out, html)
     plan_file = plan_file_of(
         model,
         fabric,

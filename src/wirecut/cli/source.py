@@ -1,5 +1,6 @@
 """What a command is asked to run: a model, planned on the spot, or the cut of a plan file."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,14 +29,16 @@ class Source:
 def find_source(name: str, *, fabric: str | None, dtype: str | None) -> Source:
     """`name` is a model folder, a Hugging Face id, or a plan.json. Raises UsageError."""
     path = Path(name)
-    if path.suffix == ".json" or path.is_file():
+    if path.suffix == ".json" or os.path.isfile(path):  # false for a name too long, and no error
         plan = load_plan(path)
         if fabric is not None:
             raise UsageError(
                 "a plan has its fabric inside: leave out --fabric, or plan again with it"
             )
         folder, _ = find_model(plan.model)
-        pricing = pricing_of(plan.model, plan.fabric, dtype=dtype or plan.stored, limits=plan.limits)
+        pricing = pricing_of(
+            plan.model, plan.fabric, dtype=dtype or plan.stored, limits=plan.limits
+        )
         return Source(folder, pricing, plan)
     folder, _ = find_model(name)
     return Source(folder, pricing_of(name, fabric, dtype=dtype), None)

@@ -12,7 +12,7 @@ import re
 from wirecut.cost.terms import Rejected
 from wirecut.explain.budget import runner_up, shown_rows, thrifty
 from wirecut.explain.duel import Duel, duel_blocks, token_price
-from wirecut.explain.flips import flip_rows
+from wirecut.explain.flips import flip_rows, nowhere
 from wirecut.explain.notes import notes
 from wirecut.explain.page import Block, Grid, Heading, Paragraph
 from wirecut.explain.tables import budget_table, elsewhere_cells, ranking_table
@@ -169,5 +169,5 @@ def _flips(plan: PlanFile, ranking: Ranking) -> list[Block]:
     rows = flip_rows(plan, ranking)
     heading = Heading("Where it flips")
     if not rows:
-        return [heading, Paragraph("Nowhere: it wins on wires of any speed, at any load.")]
+        return [heading, Paragraph(nowhere(plan))]
     return [heading, Grid(("", ""), [(to, when) for when, to in rows])]

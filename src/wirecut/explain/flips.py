@@ -3,10 +3,20 @@
 flip_rows(plan_file, ranking)   # [("at 28 users or more at once (now 2)", "dp2")]
 """
 
-from wirecut.explain.words import numbers, wire_name
+from wirecut.explain.words import counted, listed, numbers, wire_name
 from wirecut.layout.plan import PlanFile
-from wirecut.planner.flips import AllReduce, Flip
+from wirecut.planner.flips import (
+    DECADES,
+    LEAST_PROMPT,
+    LOAD_STEP,
+    MOST_CONCURRENT,
+    RATE_STEPS,
+    AllReduce,
+    Flip,
+    is_endless,
+)
 from wirecut.planner.plan import Ranking
+from wirecut.spec.traffic import LEAST, MOST
 from wirecut.units import show_bytes, show_rate, show_seconds
 
 # Words of typed fabrics that are no kinds of wire.
@@ -22,6 +32,28 @@ ALIKE = 0.02  # relative; nearer than any prediction is right
 def flip_rows(plan: PlanFile, ranking: Ranking) -> list[tuple[str, str]]:
     """(condition, layout that wins then) of each flip."""
     return [row for flip in ranking.flips if (row := _in_words(plan, ranking, flip))]
+
+
+def nowhere(plan: PlanFile) -> str:
+    """That nothing flips, and where that was searched: 'Nowhere from 1 to 4096 users ...'."""
+    traffic, most = plan.traffic, 10**DECADES
+    ranges = (
+        [f"on wires from 1/{most} to {most} times as fast"] if len(plan.fabric.devices) > 1 else []
+    )
+    if is_endless(traffic):
+        low, high = LOAD_STEP**-RATE_STEPS, LOAD_STEP**RATE_STEPS
+        rates = (
+            [max(LEAST, traffic.rate * low), min(MOST, traffic.rate * high)] if traffic.rate else []
+        )
+        users = max(MOST_CONCURRENT, traffic.concurrency or 1)
+        ranges.append(
+            f"from {rates[0]:.3g} to {rates[1]:.3g} requests/s"
+            if rates
+            else f"from 1 to {users} users at once"
+        )
+    least = min(LEAST_PROMPT, traffic.input_tokens)
+    ranges.append(f"with prompts from {counted(least, 'token')} to the model's window")
+    return f"Nowhere, one thing changed at a time: {listed(ranges)}."
 
 
 def _in_words(plan: PlanFile, ranking: Ranking, flip: Flip) -> tuple[str, str] | None:

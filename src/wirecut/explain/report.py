@@ -20,7 +20,7 @@ from wirecut.explain.answer import (
 from wirecut.explain.budget import KINDS, Row, by_kind, shown_rows, whole_request
 from wirecut.explain.duel import Duel, sureness, told_lines
 from wirecut.explain.fabric_tree import leaned_on
-from wirecut.explain.flips import flip_rows
+from wirecut.explain.flips import flip_rows, nowhere
 from wirecut.explain.html import Html, document, el, join, table
 from wirecut.explain.notes import notes
 from wirecut.explain.picture_fabric import fabric_picture
@@ -215,8 +215,7 @@ def _map(plan: PlanFile, winners: WinnerMap | None, chosen: Estimate, why: str) 
 def _flips(plan: PlanFile, ranking: Ranking) -> Html:
     rows = flip_rows(plan, ranking)
     if not rows:
-        words = "Nowhere: it wins on wires of any speed, at any load."
-        return _section("Where it flips", el("p", words))
+        return _section("Where it flips", el("p", nowhere(plan)))
     return _section("Where it flips", el("ul", *(
         el("li", el("b", to), f" {when}", class_="flip") for when, to in rows
     ), class_="flips"))  # fmt: skip

@@ -132,12 +132,17 @@ def _all_reduce(
     return AllReduce(group, rows * row, rate, rate * factor)
 
 
+def is_endless(traffic: Traffic) -> bool:
+    """Whether there may be more or less of this load."""
+    return not traffic.static_batch and traffic.num_requests is None and traffic.rate != math.inf
+
+
 def load_flips(field: Field) -> Iterator[Flip]:
     """The nearest lower and the nearest higher concurrency, or rate, at which another layout wins;
     of endless runs only.
     """
     traffic = field.traffic
-    if traffic.static_batch or traffic.num_requests is not None or traffic.rate == math.inf:
+    if not is_endless(traffic):
         return
     if traffic.rate is None:
         yield from _concurrency_flips(field, traffic.concurrency or 1)

@@ -50,7 +50,7 @@ def _short(name: str) -> str:
 def _exact(name: str) -> ModelSpec | None:
     if "/" not in name:
         return None
-    if _file(name).is_file():
+    if name in _files():
         return _read(name, name, None)
     made_of = _origin(name)
     return _read(name, *made_of) if made_of else None

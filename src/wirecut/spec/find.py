@@ -16,6 +16,7 @@ from wirecut.spec.checkpoint import check_checkpoint
 from wirecut.spec.hf import read_config
 from wirecut.spec.model import ModelSpec
 
+SHOWN = 80  # characters of a name in an error
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # What people write behind a model's name for how its weights are stored.
 WRITTEN_FORMATS = {
@@ -40,20 +41,24 @@ def find_model(name: str) -> tuple[Path, ModelSpec]:
     the catalogue knows the model. A format in parentheses behind the name changes how the layers'
     linears are stored.
     """
+    if not name.strip():
+        raise ModelError(
+            "the model's name is empty: give a folder with config.json, or a Hugging Face id"
+        )
     written = re.fullmatch(r"(.*\S)\s*\(([^()]*)\)", name)
     word = written[2].lower().split()[-1:] if written else []
     format = WRITTEN_FORMATS.get(word[0]) if word else None
-    if written and format and not Path(name).exists():
+    if written and format and not os.path.exists(name):
         folder, spec = find_model(written[1])
         return folder, replace(spec.quantized(format), name=name)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(name))
+    if os.path.isdir(folder):  # these say no to a name that no file system takes, and do not raise
         return _local(folder)
-    if folder.exists():
+    if os.path.exists(folder):
         raise ModelError(
             f"{folder} is a file; expected a folder with config.json, or a Hugging Face id"
         )
-    is_id = bool(HUB_ID.fullmatch(name)) and not Path(name).parent.is_dir()
+    is_id = bool(HUB_ID.fullmatch(name)) and not os.path.isdir(os.path.dirname(name))
     if is_id and (cached := _cached(name)):
         return _local(cached)
     if spec := find_bundled(name):
@@ -61,9 +66,14 @@ def find_model(name: str) -> tuple[Path, ModelSpec]:
     if is_id:
         return _local(_from_hub(name))
     raise ModelError(
-        f"no model {name!r}: there is no such folder, the bundled catalogue does not know it, and "
-        "it is no Hugging Face id (owner/name)"
+        f"no model {_shown(name)}: there is no such folder, the bundled catalogue does not know "
+        "it, and it is no Hugging Face id (owner/name)"
     )
+
+
+def _shown(name: str) -> str:
+    """A name in quotes, as much of it as a line takes."""
+    return repr(name if len(name) <= SHOWN else f"{name[:SHOWN]}...")
 
 
 def _local(folder: Path) -> tuple[Path, ModelSpec]:
@@ -105,7 +115,9 @@ def _from_hub(name: str) -> Path:
     from urllib.parse import urlsplit
     from urllib.request import getproxies
 
-    tried = f"no model {name!r}: there is no such folder, the bundled catalogue does not know it"
+    tried = (
+        f"no model {_shown(name)}: there is no such folder, the bundled catalogue does not know it"
+    )
     try:
         from huggingface_hub import (
             constants,
