@@ -97,7 +97,8 @@ def test_ranking_agrees_with_brute_force(goal: str, concurrency: int):
         if tp * pp * dp > 8 or why_not(spec, Layout(tp, pp, dp), 8, WIRECUT.rules):
             continue
         pricing = Pricing(spec, wires, dtype="bf16")  # nothing shared between layouts
-        cut = cut_for(pricing, Layout(tp, pp, dp), tuple(range(tp * pp * dp)), context=220.0)
+        load = {"context": 220.0, "sequences": concurrency}
+        cut = cut_for(pricing, Layout(tp, pp, dp), tuple(range(tp * pp * dp)), **load)
         one = estimate(pricing, cut, traffic)
         assert isinstance(one, Estimate)
         answer = one.ttft_s + 39 * one.tpot_s
@@ -129,8 +130,12 @@ def test_equal_scores_go_to_fewer_devices():
     # one user keeps one replica busy, however many there are
     ranking = ranked(fabric(4, **SLOW), Traffic(100, 100))
     assert ranking.chosen.layout == "tp1"
-    open_loop = ranked(fabric(4, **FAST), Traffic(100, 100, rate=0.01))
-    assert open_loop.chosen.layout == "tp1"
+
+
+def test_layouts_that_carry_an_open_load_go_by_the_sooner_answer():
+    carried = ranked(fabric(4, **FAST), Traffic(100, 100, rate=0.01))
+    assert carried.chosen.layout == "tp4"
+    assert carried.chosen.ttft_s < next(one.ttft_s for one in carried.ranked if one.layout == "tp1")
 
 
 def test_illegal_layouts_are_rejected_with_reasons():

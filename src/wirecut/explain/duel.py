@@ -28,6 +28,7 @@ from wirecut.units import show_seconds
 
 SHOWN_TERMS = 2  # on each side of a sentence
 SMALLEST = 0.02  # of the largest difference; less decided nothing
+NOTHING = 0.01  # a margin that no run would show, however well the difference is known
 SHOWN_LINES = 12  # of a table; the others are summed
 
 
@@ -81,6 +82,13 @@ class Duel:
     wide: float | None = None
     doubt_s: float = 0.0
 
+    @property
+    def told_by_time(self) -> bool:
+        """Whether ours is ahead because its requests take less time: then their difference says how
+        sure that is. Where more of them run at once, it says nothing.
+        """
+        return sum(line.difference for line in self.lines) > 0
+
     @classmethod
     def of(cls, plan: PlanFile, ours: Estimate, theirs: Estimate) -> "Duel":
         """Compare two estimates of one plan, `ours` being ranked before `theirs`."""
@@ -106,7 +114,9 @@ class Duel:
     @property
     def close(self) -> bool:
         """Whether the difference is smaller than what is known of it."""
-        return self.margin is not None and self.wide is not None and self.margin <= self.wide
+        if self.margin is None or self.wide is None:
+            return False
+        return self.margin <= max(self.wide, NOTHING)
 
     @property
     def sentence(self) -> str:
@@ -125,13 +135,15 @@ def _met(plan: PlanFile, one: Estimate, miss: Miss | None) -> str:
 
 
 def _tie(plan: PlanFile, ours: Estimate, theirs: Estimate) -> str:
-    """What broke a tie: fewer devices, then the sooner answer, then the plainer layout."""
+    """What broke a tie: fewer devices, then the sooner answer, then the plainer layout; under an
+    open load the sooner answer first.
+    """
     seconds = [whole_request(one, plan.traffic.output_tokens) for one in (ours, theirs)]
     if plan.goal == "latency":
         same = f"Both answer in {show_seconds(seconds[0])}"
     else:
         same = f"Both give {tokens_per_s(ours.output_tokens_per_s)} tok/s"
-    if ours.devices_used < theirs.devices_used:
+    if ours.devices_used < theirs.devices_used and plan.traffic.rate is None:
         taken = f"takes {counted(ours.devices_used, 'device')}, not {theirs.devices_used}"
         return f"{same}; {ours.layout} {taken}"
     sooner = seconds[1] - seconds[0]
@@ -186,6 +198,9 @@ def sureness(duel: Duel) -> str:
         return ""
     gap = abs(sum(line.difference for line in duel.lines))
     sure = "too close to call, so run both" if duel.close else "the choice stands"
+    if not duel.told_by_time:
+        ours = f"{duel.ours.layout} answers more at once"
+        return f"Each request takes {show_seconds(gap)} longer and {ours}: {sure}."
     known = f"known to {show_seconds(duel.doubt_s)}"
     return f"The {show_seconds(gap)} between them are {known}: {sure}."
 

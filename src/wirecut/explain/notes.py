@@ -16,6 +16,9 @@ from wirecut.planner.contest import KEEPS_UP, misses
 from wirecut.planner.plan import Ranking
 from wirecut.units import show_seconds
 
+# What a typed fabric says of wires that were left out, but for NVSwitch, which its devices have.
+ASSUMED = tuple(f"{kind} assumed" for kind in ("gbe", "pcie4", "pcie5", "pcie3", "nop2p"))
+
 
 def notes(plan: PlanFile, ranking: Ranking) -> list[Note]:
     """The notes of a plan, the gravest first."""
@@ -95,7 +98,8 @@ def _origin(fabric: Fabric, ranking: Ranking) -> list[Note]:
         return [Note("Numbers are assumed, not measured: `wirecut probe` measures this machine.")]
     if "measured" not in devices:
         figures = f"Figures of {fabric_name(fabric)} are datasheets' and published ones"
-        return [Note(f"{figures}; none is measured there.")]
+        assumed = [note for note in fabric.made.notes if note.endswith(ASSUMED)]
+        return [Note("; ".join([figures, "none is measured there", *assumed]) + ".")]
     if any(term.source == "assumed" for term in ranking.chosen.terms):
         return [Note("Some numbers are assumed: `wirecut probe` on that machine measures them.")]
     return []

@@ -19,8 +19,8 @@ PCIE = {"pcie5": 63e9, "pcie4": 31.5e9, "pcie3": 15.75e9, "pcie2": 8e9, "pcie2x4
 PCIE_SHARE = 0.62  # of a slot's raw rate, after packet heads (256 B of payload and less)
 PCIE_LATENCY = 7.4e-6
 # What is left of a slot's rate when more than two devices send to each other at once through the
-# root complex of the hosts that have such slots. Hosts differ: of PCIe 4, one box of L40S has 0.25 in
-# collectives, others 0.7 to 1 in what serving over them shows (benchmarks/serving.md).
+# root complex of the hosts that have such slots. Hosts differ: of PCIe 4, one box of L40S has 0.25
+# in collectives, others 0.7 to 1 in what serving over them shows (benchmarks/serving.md).
 ROOT_SHARE = {"pcie5": 0.65, "pcie4": 0.7, "pcie3": 1.0, "pcie2": 1.0, "pcie2x4": 1.0}
 # Through host memory: seconds, and what a library's copy through shared memory reaches at most; a
 # byte crosses the slot of each end and the host's memory twice.

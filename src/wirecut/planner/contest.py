@@ -100,21 +100,25 @@ def misses(
 @dataclass(frozen=True, slots=True)
 class Place:
     """A candidate in a contest: how it did, lower being better on every line. `missed` is by how
-    much of it the worst missed target is missed.
+    much of it the worst missed target is missed; `open_load`: requests come by a rate.
     """
 
     candidate: Candidate
     missed: float
     score: float
     answer_s: float
+    open_load: bool = False
 
     @property
     def rest(self) -> tuple[object, ...]:
         """What decides between equal scores: fewer devices, then the faster answer, then the
-        plainer layout.
+        plainer layout. Of layouts that all carry an open load, the faster answer first: how few
+        devices would do is what the goal "cost" asks.
         """
         layout = self.candidate.cut.layout
         plain = (layout.ep, layout.pp, layout.tp, layout.dp)
+        if self.open_load:
+            return self.answer_s, layout.world_size, plain
         return layout.world_size, self.answer_s, plain
 
 
@@ -171,7 +175,8 @@ class Contest:
         )
         score = GOALS[self.goal](timing, traffic.output_tokens, price)
         answer_s = answer_seconds(timing, traffic.output_tokens)
-        return Place(candidate, max((miss.by for miss in missed), default=0.0), score, answer_s)
+        worst = max((miss.by for miss in missed), default=0.0)
+        return Place(candidate, worst, score, answer_s, traffic.rate is not None)
 
     def among(self, candidates: Sequence[Candidate]) -> "Contest":
         """The same contest among fewer."""

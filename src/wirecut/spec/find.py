@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wirecut.errors import ModelError
-from wirecut.spec.bundled import find_bundled
+from wirecut.spec.bundled import catalogue_names, find_bundled
 from wirecut.spec.checkpoint import check_checkpoint
 from wirecut.spec.hf import read_config
 from wirecut.spec.model import ModelSpec
@@ -67,8 +67,17 @@ def find_model(name: str) -> tuple[Path, ModelSpec]:
         return _local(_from_hub(name))
     raise ModelError(
         f"no model {_shown(name)}: there is no such folder, the bundled catalogue does not know "
-        "it, and it is no Hugging Face id (owner/name)"
+        f"it, and it is no Hugging Face id (owner/name){_nearest(name)}"
     )
+
+
+def _nearest(name: str) -> str:
+    """'. Nearest: a, b' in the catalogue, or nothing."""
+    from difflib import get_close_matches  # takes longer to load than most plans need
+
+    short = {known.rpartition("/")[2].lower(): known for known in catalogue_names()}
+    found = get_close_matches(name.rpartition("/")[2].lower()[:SHOWN], short, n=4, cutoff=0.6)
+    return f". Nearest: {', '.join(short[one] for one in found)}" if found else ""
 
 
 def _shown(name: str) -> str:
@@ -126,7 +135,8 @@ def _from_hub(name: str) -> Path:
         from huggingface_hub.utils import logging
     except ImportError as error:
         raise ModelError(
-            f"{tried}, and Hugging Face ids need: pip install 'wirecut[engine]'"
+            f"{tried}, and ids that are not bundled need: pip install huggingface_hub"
+            f"{_nearest(name)}"
         ) from error
     logging.set_verbosity_error()  # what went wrong is said below, once
     host = urlsplit(constants.ENDPOINT).hostname or ""
