@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from fabrics import MADE, big_model
 from wirecut.cost.engines import engine_profile
 from wirecut.cost.estimate import estimate
+from wirecut.cost.forward import Batch
 from wirecut.cost.replica import Pricing, Replica
+from wirecut.cost.step import price_forward
 from wirecut.cost.terms import Estimate
 from wirecut.errors import NothingFits
 from wirecut.fabric.fabric import Device, Fabric, Link
@@ -20,7 +23,7 @@ from wirecut.fabric.typed import typed_fabric
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut
 from wirecut.layout.rules import why_not
-from wirecut.layout.stages import Room, cut_stages
+from wirecut.layout.stages import Room, Stages, cut_stages
 from wirecut.planner.cutting import cut_for
 from wirecut.planner.place import every_placement, place, placements
 from wirecut.planner.plan import plan
@@ -39,15 +42,15 @@ def score(one: Estimate, traffic: Traffic, goal: str) -> float:
 def brute_force(pricing: Pricing, traffic: Traffic, goal: str) -> float:
     """The best score of all layouts on all devices in all orders."""
     ids, found = range(len(pricing.fabric.devices)), [float("inf")]
-    context = traffic.input_tokens + traffic.output_tokens / 2
+    context, at_once = traffic.input_tokens + traffic.output_tokens / 2, traffic.requests_at_once
     for layout in all_layouts(len(ids), experts=has_experts(pricing.spec)):
         if why_not(pricing.spec, layout, len(ids), pricing.engine.rules):
             continue
         for devices in itertools.permutations(ids, layout.world_size):
-            one = estimate(pricing, cut_for(pricing, layout, devices, context=context), traffic)
+            cut = partial(cut_for, pricing, layout, devices, context=context, sequences=at_once)
+            one = estimate(pricing, cut(), traffic)
             if not isinstance(one, Estimate):  # then by memory alone
-                roomy = cut_for(pricing, layout, devices, context=context, slack=math.inf)
-                one = estimate(pricing, roomy, traffic)
+                one = estimate(pricing, cut(slack=math.inf), traffic)
             if isinstance(one, Estimate):
                 found.append(score(one, traffic, goal))
     return min(found)
@@ -244,3 +247,53 @@ def test_stages_are_the_best_that_have_room(
         stages = cut_stages(loads, len(speeds), speeds=speeds, room=room)
         slowest = max(sum(loads[a:b]) / s for (a, b), s in zip(stages, speeds, strict=True))
         assert slowest == pytest.approx(best)
+
+
+def slowest_s(pricing: Pricing, stages: Stages, batch: Batch) -> float:
+    """Seconds of compute of the slower of two stages, as forwards are priced."""
+    replica = Replica(pricing, Cut(Layout(pp=2), (0, 1), stages))
+    return max(price_forward(replica, batch).compute_s)
+
+
+def near_the_best_cut(pricing: Pricing, sequences: int, context: float, within: float) -> None:
+    layout, most = Layout(pp=2), pricing.spec.num_layers
+    batch = Batch(decodes=max(1, sequences // 2), context=context)
+    ours = cut_for(pricing, layout, (0, 1), context=context, sequences=sequences).stages
+    cuts = [((0, first), (first, most)) for first in range(1, most)]
+    best = min(slowest_s(pricing, one, batch) for one in cuts)
+    assert slowest_s(pricing, ours, batch) <= within * best
+
+
+def windows_first(spec: ModelSpec) -> ModelSpec:
+    """The same layers, those that keep a window before those that keep all."""
+    return replace(spec, layers=tuple(sorted(spec.layers, key=lambda one: one.mixer.window or 1e9)))
+
+
+@pytest.mark.parametrize(
+    ("name", "quantized", "engine", "sequences", "context", "within"),
+    [
+        ("Qwen/Qwen3-30B-A3B", "", "vllm", 2, 500.0, 1.04),  # a few of its experts are touched
+        ("Qwen/Qwen3-30B-A3B", "", "vllm", 64, 500.0, 1.04),
+        ("openai/gpt-oss-20b", "", "vllm", 32, 30000.0, 1.12),  # kernels do more than stream
+        ("google/gemma-3-12b-it", "fp8", "trtllm", 32, 30000.0, 1.12),  # its cache in fp8
+        ("Qwen/Qwen3.5-27B", "", "vllm", 32, 8000.0, 1.05),
+    ],
+)
+def test_stages_are_cut_by_what_they_stream(
+    name: str, quantized: str, engine: str, sequences: int, context: float, within: float
+):
+    _, spec = find_model(name)
+    spec = spec.quantized(quantized) if quantized else spec
+    spec = windows_first(spec) if context > 10000 else spec
+    wires = typed_fabric("2xL40S")
+    pricing = Pricing(spec, wires, dtype="bf16", engine=engine_profile(engine))
+    near_the_best_cut(pricing, sequences, context, within)
+
+
+@pytest.mark.parametrize("launch_s", [(2e-6, 20e-6), (20e-6, 2e-6)])
+def test_stages_are_cut_by_the_launches_of_their_devices(launch_s: tuple[float, float]):
+    _, spec = find_model("Qwen/Qwen3-0.6B")
+    wires = typed_fabric("2xL40S")
+    devices = [replace(d, launch_s=s) for d, s in zip(wires.devices, launch_s, strict=True)]
+    pricing = Pricing(spec, replace(wires, devices=tuple(devices)), dtype="bf16")
+    near_the_best_cut(pricing, 2, 500.0, 1.1)

@@ -1,28 +1,49 @@
 """Layers to stages: a layout on its devices becomes a cut.
 
-    cut_for(pricing, Layout(tp=2, pp=2), (0, 1, 2, 3), context=576)
+    cut_for(pricing, Layout(tp=2, pp=2), (0, 1, 2, 3), context=576, sequences=8)
 
-Knows no load but the mean context, so that flips compare like with like. Of the cuts whose slowest
-stage is nearly the fastest there can be, the one that leaves most room for the cache. A stage's
-time is what it streams in a decode step: weights and cache of its layers, the last one the head
-too, at its own devices' speed; its memory is those, and the embedding in the first.
+Of the cuts whose slowest stage is nearly the fastest there can be, the one that leaves most room
+for the cache. A stage's time is what it streams in a decode step at its own devices' speed, and its
+launches: weights that the step's rows touch and the cache of its layers, the last one the head too;
+its memory is all weights, the cache, and the embedding in the first.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from wirecut.cost.attend import cache_bytes
+from wirecut.cost.kernels_experts import routed
+from wirecut.cost.memory import RankSizes
 from wirecut.cost.replica import Pricing
+from wirecut.cost.work import LayerWork
+from wirecut.fabric.device import Device
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut
-from wirecut.layout.shards import belongs_to, held_bytes, kv_elements_per_token
 from wirecut.layout.stages import Room, Stages, cut_stages
 from wirecut.spec.model import Layer
-from wirecut.units import DTYPE_BYTES
 
 USABLE = 0.85  # of a device's memory for weights and cache: the rest is the runtime's
 SLACK = 0.04  # of the slowest stage's time, given up for room
 DIGITS = 6  # weights of layers that agree so far are cut alike
+
+
+@dataclass(frozen=True, slots=True)
+class _Slowest:
+    """The slowest of the devices of one stage in all replicas, on every count."""
+
+    bytes_per_s: float
+    launch_s: float
+    memory_bytes: int
+
+    @classmethod
+    def of(cls, devices: Sequence[Device]) -> "_Slowest":
+        return cls(
+            min(device.bytes_per_s for device in devices),
+            max(device.launch_s for device in devices),
+            min(device.memory_bytes for device in devices),
+        )
 
 
 def cut_for(
@@ -31,91 +52,115 @@ def cut_for(
     placement: tuple[int, ...],
     *,
     context: float,
+    sequences: int | None = 1,
     slack: float = SLACK,
 ) -> Cut:
-    """The layout with its placement and its stages. `slack`: how much slower than the fastest cut
-    its slowest stage may be for the sake of room; infinite, room alone decides.
+    """The layout with its placement and its stages, for `sequences` requests at once over all
+    replicas (None: as many as there is room for) that have `context` tokens each, mean. `slack`:
+    how much slower than the fastest cut its slowest stage may be for the sake of room; infinite,
+    room alone decides.
     """
     if layout.pp == 1:
         return Cut(layout, placement, ((0, pricing.spec.num_layers),))
-    speeds, rooms = _devices(pricing, layout, placement)
+    on = _devices(pricing, layout, placement)
+    most = pricing.limits.max_seqs
+    wanted = most if sequences is None else min(most, -(-sequences // layout.dp))
+    running = 1 << round(math.log2(wanted))  # so that loads nearly alike are cut alike
     same = (layout.tp, layout.pp, layout.ep, layout.dp if layout.ep > 1 else 1)
-    key = (same, speeds, rooms, context, slack)
+    key = (same, on, context, running, slack)
     if key not in pricing.stages:
-        pricing.stages[key] = _stages(pricing, layout, speeds, rooms, context, slack)
+        pricing.stages[key] = _stages(pricing, layout, on, context, running, slack)
     return Cut(layout, placement, pricing.stages[key])
 
 
-def _devices(
-    pricing: Pricing, layout: Layout, placement: tuple[int, ...]
-) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """By stage, the least memory bandwidth and the least memory among its devices in all
-    replicas.
-    """
+def _devices(pricing: Pricing, layout: Layout, placement: tuple[int, ...]) -> tuple[_Slowest, ...]:
+    """The slowest device of each stage."""
     devices, tp, size = pricing.fabric.devices, layout.tp, layout.replica_size
-    kinds = {(devices[i].bytes_per_s, devices[i].memory_bytes) for i in placement}
+    kinds = {
+        (d.bytes_per_s, d.launch_s, d.memory_bytes) for d in map(devices.__getitem__, placement)
+    }
     if len(kinds) == 1:
-        bytes_per_s, memory_bytes = kinds.pop()
-        return (bytes_per_s,) * layout.pp, (memory_bytes,) * layout.pp
-    stages = [
+        return (_Slowest(*kinds.pop()),) * layout.pp
+    stages = (
         [
             devices[i]
             for at in range(stage * tp, len(placement), size)
             for i in placement[at : at + tp]
         ]
         for stage in range(layout.pp)
-    ]
-    return (
-        tuple(min(d.bytes_per_s for d in stage) for stage in stages),
-        tuple(min(d.memory_bytes for d in stage) for stage in stages),
     )
+    return tuple(_Slowest.of(stage) for stage in stages)
 
 
 def _stages(
     pricing: Pricing,
     layout: Layout,
-    speeds: tuple[float, ...],
-    rooms: tuple[int, ...],
+    on: tuple[_Slowest, ...],
     context: float,
+    running: int,
     slack: float,
 ) -> Stages:
-    spec, dtype, steps = pricing.spec, pricing.dtype, pricing.engine.steps
-    launch_s, most = pricing.fabric.devices[0].launch_s, max(speeds)
-    weights = {
-        layer: held_bytes(spec.layer_tensors(layer), layout, dtype=dtype) for layer in spec.kinds
-    }
-    token = {
-        layer: DTYPE_BYTES[dtype] * kv_elements_per_token(spec, (i, i + 1), tp=layout.tp, tp_rank=0)
-        for layer, i in _first_of_each(spec.layers).items()
-    }
-    first, last = (_end_bytes(pricing, layout, is_last=is_last) for is_last in (False, True))
-    free = USABLE * sum(rooms) - sum(weights[layer] for layer in spec.layers) - first - last
-    tokens = max(0.0, free / max(1.0, sum(token[layer] for layer in spec.layers)))
-    own_s = steps.ops_per_layer * launch_s
-    seconds = [(weights[one] + context * token[one]) / most + own_s for one in spec.layers]
-    held = [weights[one] + tokens * token[one] for one in spec.layers]
+    layers, steps, sizes = pricing.spec.layers, pricing.engine.steps, pricing.sizes(layout)
+    weights, request = _held(sizes, layers, math.ceil(context))
+    first, last = (
+        max(one.weight_bytes((0, 0), is_first=is_first, is_last=not is_first) for one in sizes)
+        for is_first in (True, False)
+    )
+    free = USABLE * sum(one.memory_bytes for one in on) - sum(weights) - first - last
+    fit = max(0.0, free / max(1.0, sum(request)))
+    rows = math.ceil(max(1.0, min(running, fit)) / layout.pp)
+    streamed = _streamed(sizes, layers, layout, rows, context)
+    ops = steps.ops_per_layer + rows * steps.ops_per_sequence_layer
+    mean = sum(streamed) / len(streamed)
+    each = [mean / one.bytes_per_s + ops * one.launch_s for one in on]  # seconds of a mean layer
+    fastest = on[each.index(min(each))]
+    head = max(one.head.weight_bytes for one in sizes)
     return _cut(
         _relative(
-            seconds,
-            max(0.0, (steps.step_ops - steps.stage_ops) * launch_s),
-            last / most + steps.ops_per_sequence * launch_s,
+            [one / fastest.bytes_per_s + ops * fastest.launch_s for one in streamed],
+            max(0.0, (steps.step_ops - steps.stage_ops) * fastest.launch_s),
+            head / fastest.bytes_per_s + rows * steps.ops_per_sequence * fastest.launch_s,
         ),
-        _relative(held, first, last),
-        tuple(speed / most for speed in speeds),
-        tuple(room / max(rooms) for room in rooms),
+        _relative([w + fit * one for w, one in zip(weights, request, strict=True)], first, last),
+        tuple(min(each) / one for one in each),
+        tuple(one.memory_bytes / max(other.memory_bytes for other in on) for one in on),
         slack,
     )
 
 
-def _end_bytes(pricing: Pricing, layout: Layout, *, is_last: bool) -> float:
-    """What the first stage holds beside layers, or the last one."""
-    spec = pricing.spec
-    own = (
-        tensor
-        for tensor in spec.outside_tensors
-        if belongs_to(tensor, spec, is_first=not is_last, is_last=is_last)
-    )
-    return held_bytes(own, layout, dtype=pricing.dtype)
+def _held(
+    sizes: Sequence[RankSizes], layers: Sequence[Layer], tokens: int
+) -> tuple[list[float], list[float]]:
+    """By layer, bytes of weights, and of cache of a request of `tokens`, on the rank with most."""
+    firsts = _first_of_each(layers)
+    weights = {
+        layer: max(one.works[i].weight_bytes for one in sizes) for layer, i in firsts.items()
+    }
+    request = {
+        layer: max(one.request_bytes((i, i + 1), tokens) for one in sizes)
+        for layer, i in firsts.items()
+    }
+    return [weights[layer] for layer in layers], [request[layer] for layer in layers]
+
+
+def _streamed(
+    sizes: Sequence[RankSizes], layers: Sequence[Layer], layout: Layout, rows: int, context: float
+) -> list[float]:
+    """By layer, bytes that a decode step of `rows` sequences reads on the rank that reads most."""
+    tokens = rows * (layout.dp if layout.ep > 1 else 1)  # EP: of all replicas
+
+    def read(work: LayerWork, size: float) -> float:
+        own = work.linear_bytes + cache_bytes(work, sequences=rows, context=context, size=size)
+        if (experts := work.routed) is None:
+            return own
+        touched = routed(tokens, experts.here, experts.experts, experts.top_k).touched
+        return own - experts.weight_bytes * (1 - touched / experts.here)
+
+    firsts = _first_of_each(layers)
+    most = {
+        layer: max(read(one.works[i], one.kv_size) for one in sizes) for layer, i in firsts.items()
+    }
+    return [most[layer] for layer in layers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +211,7 @@ def _cut(
     )
 
 
-def _first_of_each(layers: tuple[Layer, ...]) -> dict[Layer, int]:
+def _first_of_each(layers: Sequence[Layer]) -> dict[Layer, int]:
     found: dict[Layer, int] = {}
     for i, layer in enumerate(layers):
         found.setdefault(layer, i)

@@ -15,6 +15,7 @@ near the most; for cost and a given rate, where fewer may be enough, at every nu
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from wirecut.cost.estimate import Candidate, consider
 from wirecut.cost.replica import Pricing
@@ -93,12 +94,18 @@ def outcome_of(pricing: Pricing, layout: Layout, traffic: Traffic) -> Candidate 
 def _outcome(
     pricing: Pricing, layout: Layout, placement: Placement, traffic: Traffic
 ) -> Candidate | Rejected:
-    context = traffic.input_tokens + traffic.output_tokens / 2
-    found = consider(pricing, cut_for(pricing, layout, placement, context=context), traffic)
+    cut = partial(
+        cut_for,
+        pricing,
+        layout,
+        placement,
+        context=traffic.input_tokens + traffic.output_tokens / 2,
+        sequences=traffic.requests_at_once,
+    )
+    found = consider(pricing, cut(), traffic)
     if isinstance(found, Candidate) or found.memory is None or layout.pp == 1:
         return found
-    roomy = cut_for(pricing, layout, placement, context=context, slack=math.inf)
-    return consider(pricing, roomy, traffic)
+    return consider(pricing, cut(slack=math.inf), traffic)
 
 
 @dataclass(frozen=True, slots=True)
