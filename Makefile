@@ -9,6 +9,8 @@ CPU_TORCH := https://download.pytorch.org/whl/cpu
 REACHABLE := import urllib.request as u; u.urlopen("$(CPU_TORCH)/torch/", timeout=5)
 INDEX = $(shell command -v nvidia-smi >/dev/null || ! $(PYTHON) -c '$(REACHABLE)' 2>/dev/null || echo --extra-index-url $(CPU_TORCH))
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# pip compiles what it copies, not what it links to, and where bytecode may not be written every start would compile again.
+COMPILE = $(BIN)/python -m compileall -q src
 
 .PHONY: demo test check format bench-peers clean
 
@@ -54,9 +56,11 @@ $(BIN)/pip:
 .venv/engine.stamp: $(NEEDS) | $(BIN)/pip
 	@echo "Installing wirecut with its engine into .venv ..."
 	$(INSTALL) $(INDEX) --editable '.[engine]'
+	$(COMPILE)
 	@touch $@
 
 .venv/dev.stamp: $(NEEDS) | $(BIN)/pip
 	@echo "Installing wirecut with its tools for development into .venv ..."
 	$(INSTALL) $(INDEX) --editable '.[dev]'
+	$(COMPILE)
 	@touch .venv/engine.stamp $@
