@@ -45,11 +45,12 @@ def run(*words: str) -> str:
 
 
 def test_commands(newcomer: Path) -> None:
-    assert [command[1] for command in COMMANDS[:2]] == ["probe", "plan"]
+    assert {"plan", "explain", "estimate", "probe", "generate"} <= {one[1] for one in COMMANDS}
     for command in COMMANDS:
         assert run(os.path.join(os.path.dirname(sys.executable), "wirecut"), *command[1:])
     assert (newcomer / "fabric.json").is_file()
     assert (newcomer / "plan.json").is_file()
+    assert (newcomer / "report.html").is_file()
 
 
 def test_python(newcomer: Path) -> None:
