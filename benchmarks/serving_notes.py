@@ -94,7 +94,7 @@ NOTES = """
   on MI300X than as AMD does, on the same machine. One of the two is wrong by 70 % whatever is
   fitted; both have one name in the question.
 - **DeepSeek-V2.5 on A100 under vLLM of 2024** runs neither latent attention nor fused experts: 138
-  ms a token, predicted 22. Versions of a runtime are not told apart; it is predicted as it is now.
+  ms a token, predicted 18. Versions of a runtime are not told apart; it is predicted as it is now.
 - **10 GbE is not one wire**: the pair of RTX 3090 sums 57 KiB in 0.37 ms over a bonded link. Typed,
   it takes about 0.5; with its measured curves the step comes out right (tests/test_data_say.py).
   Probe wires rather than typing them.
