@@ -63,6 +63,11 @@ class Kernels:
         gpu = gpu_of(self.device)
         return replace(gpu, generation=gpu.generation.scaled(starts=self.starts))
 
+    @cached_property
+    def _products(self) -> dict[tuple[Product, int], float]:
+        """Seconds of every product asked for: layouts of one search ask for the same ones."""
+        return {}
+
     @property
     def source(self) -> Source:
         return "assumed" if self.gpu.generation.source == "assumed" else self.device.source
@@ -76,8 +81,12 @@ class Kernels:
     ) -> float:
         if not rows:
             return 0.0
-        format = kernel_format(product.format)
-        return matmul_s(self.gpu, rows, product.n, product.k, format, product.weight_bytes)
+        seconds = self._products.get((product, rows))
+        if seconds is None:
+            format = kernel_format(product.format)
+            seconds = matmul_s(self.gpu, rows, product.n, product.k, format, product.weight_bytes)
+            self._products[product, rows] = seconds
+        return seconds
 
     def routed_s(
         self, routed: Routed, tokens: int, *, streamed: float = 0.0, busy: int = 0
