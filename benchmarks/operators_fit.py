@@ -23,7 +23,7 @@ WORST = 1.0
 MOST = {"memory": 0.97, "share": 0.97}  # of the datasheet: no constant promises more
 LEAST = {"edge": 0.1, "start_s": 1e-6, "step_s": 1e-13}
 BY_FORMAT = {"gemm": "products", "experts": "experts"}
-DECODE = ("decode_start_s", "decode_memory", "decode_vector", "decode_edge")
+DECODE = ("decode_start_s", "decode_memory", "decode_share", "decode_edge")
 PREFILL = ("prefill_start_s", "prefill_share", "prefill_edge")
 # Constants by operator and, where only some of them say something, formats. Most models have heads
 # of 128 and no window: prefill is theirs in the end, only the softmax is from all.
@@ -44,7 +44,7 @@ EXPERTS = Tiles(start_s=2e-5, memory=0.8, edge=20.0, step_s=1e-11, share=0.5)
 ATTENTION = Attention(
     decode_start_s=1e-5,
     decode_memory=0.85,
-    decode_vector=1.5,
+    decode_share=1.5,
     decode_edge=50.0,
     prefill_start_s=8e-6,
     prefill_share=0.8,

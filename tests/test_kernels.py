@@ -283,7 +283,7 @@ def shares(of: Generation) -> dict[str, list[float]]:
         + [look.decode_start_s, look.prefill_start_s, look.latent_start_s]
         + [line.start_s, line.chunk_start_s, of.elementwise.start_s],
         "compute": [each.share for each in tiles]
-        + [look.decode_vector, look.prefill_share, look.latent_share, look.latent_prefill_share]
+        + [look.decode_share, look.prefill_share, look.latent_share, look.latent_prefill_share]
         + [line.share, of.free_share],
         "memory": [each.memory for each in tiles]
         + [look.decode_memory, line.memory, of.elementwise.memory],

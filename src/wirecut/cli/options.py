@@ -38,13 +38,17 @@ ModelArg = Annotated[
         metavar="MODEL", help="A folder with config.json, or a Hugging Face id.", show_default=False
     ),
 ]
+_FABRIC = (
+    "A fabric.json, a saved `nvidia-smi topo -m` (- is standard input), or typed: "
+    "2x8xL40S:pcie4:100gbe."
+)
+_PROBED = "Default: this machine, as last probed."
 FabricOpt = Annotated[
     str | None,
     typer.Option(
         "--fabric",
         metavar="FABRIC",
-        help="A fabric.json, a saved `nvidia-smi topo -m` (- is standard input), or typed: "
-        "2x8xL40S:pcie4:100gbe. Default: this machine, as last probed.",
+        help=f"{_FABRIC} {_PROBED}",
     ),
 ]
 FabricsOpt = Annotated[
@@ -52,8 +56,7 @@ FabricsOpt = Annotated[
     typer.Option(
         "--fabric",
         metavar="FABRIC",
-        help="A fabric.json, a saved `nvidia-smi topo -m` (- is standard input), or typed: "
-        "2x8xL40S:pcie4:100gbe. Repeated: which of them. Default: this machine, as last probed.",
+        help=f"{_FABRIC} Repeated: which of them. {_PROBED}",
     ),
 ]
 PriceOpt = Annotated[

@@ -44,7 +44,7 @@ def _decode_s(gpu: Gpu, sequences: int, keys: float, key_bytes: float, key_flops
     attention = gpu.generation.attention
     memory_s = keys * key_bytes / (gpu.bytes_per_s * attention.decode_memory)
     compute_s = (keys + attention.decode_edge) * key_flops / gpu.vector_flops_per_s
-    compute_s /= attention.decode_vector
+    compute_s /= attention.decode_share
     return attention.decode_start_s + sequences * soft_maximum(memory_s, compute_s)
 
 

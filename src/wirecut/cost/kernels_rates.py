@@ -6,7 +6,8 @@ Seconds, or shares of the datasheet's rates. Values are in `kernels_fitted` and 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 from wirecut.fabric.fabric import Source
 
@@ -15,8 +16,21 @@ from wirecut.fabric.fabric import Source
 MOST_MEMORY = 0.95
 
 
-def _memory(share: float, times: float) -> float:
-    return min(share * times, max(share, MOST_MEMORY))
+Kernel = TypeVar("Kernel", "Tiles", "Attention", "Linear", "Elementwise")
+
+
+def _scaled(kernel: Kernel, memory: float, compute: float, starts: float) -> Kernel:
+    """See `Generation.scaled`: a field's last word says what it is."""
+    found: dict[str, float] = {}
+    for field in fields(kernel):
+        value: float = getattr(kernel, field.name)
+        if field.name.endswith("start_s"):
+            found[field.name] = value * starts
+        elif field.name.endswith("memory"):
+            found[field.name] = min(value * memory, max(value, MOST_MEMORY))
+        elif field.name.endswith("share"):
+            found[field.name] = value * compute
+    return replace(kernel, **found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +49,13 @@ class Tiles:
     step_s: float
     share: float
 
-    def scaled(self, *, memory: float, compute: float, starts: float) -> "Tiles":
-        """See `Generation.scaled`."""
-        return replace(
-            self,
-            start_s=self.start_s * starts,
-            memory=_memory(self.memory, memory),
-            share=self.share * compute,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Attention:
     """Decode: one query a sequence. Prefill: many.
 
     `..._start_s`, `..._memory` and `..._share` as of `Tiles`. `..._edge` is what a tile costs
-    beside its keys, in keys. `decode_vector` is the compute of decode over the fp32 rate.
+    beside its keys, in keys. `decode_share` is the compute of decode over the fp32 rate.
     `prefill_softmax`: the exponentials of one key, as elements of
     head_dim. `latent_...`: MLA's.
     `fp8_gain`: how much faster the products alone are in fp8.
@@ -58,7 +63,7 @@ class Attention:
 
     decode_start_s: float
     decode_memory: float
-    decode_vector: float
+    decode_share: float
     decode_edge: float
     prefill_start_s: float
     prefill_share: float
@@ -68,20 +73,6 @@ class Attention:
     latent_start_s: float
     latent_share: float
     latent_prefill_share: float
-
-    def scaled(self, *, memory: float, compute: float, starts: float) -> "Attention":
-        """See `Generation.scaled`."""
-        return replace(
-            self,
-            decode_start_s=self.decode_start_s * starts,
-            decode_memory=_memory(self.decode_memory, memory),
-            decode_vector=self.decode_vector * compute,
-            prefill_start_s=self.prefill_start_s * starts,
-            prefill_share=self.prefill_share * compute,
-            latent_start_s=self.latent_start_s * starts,
-            latent_share=self.latent_share * compute,
-            latent_prefill_share=self.latent_prefill_share * compute,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +86,6 @@ class Linear:
     memory: float
     share: float
 
-    def scaled(self, *, memory: float, compute: float, starts: float) -> "Linear":
-        """See `Generation.scaled`."""
-        return replace(
-            self,
-            start_s=self.start_s * starts,
-            chunk_start_s=self.chunk_start_s * starts,
-            memory=_memory(self.memory, memory),
-            share=self.share * compute,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Elementwise:
@@ -112,10 +93,6 @@ class Elementwise:
 
     start_s: float
     memory: float
-
-    def scaled(self, *, memory: float, starts: float) -> "Elementwise":
-        """See `Generation.scaled`."""
-        return replace(self, start_s=self.start_s * starts, memory=_memory(self.memory, memory))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,18 +120,13 @@ class Generation:
         `compute` times those of the arithmetic rates, and `starts` times what they take to start.
         """
 
-        def tiles(kernels: Mapping[str, Tiles]) -> dict[str, Tiles]:
-            return {
-                format: each.scaled(memory=memory, compute=compute, starts=starts)
-                for format, each in kernels.items()
-            }
-
+        by = (memory, compute, starts)
         return replace(
             self,
-            products=tiles(self.products),
-            experts=tiles(self.experts),
-            attention=self.attention.scaled(memory=memory, compute=compute, starts=starts),
-            linear=self.linear.scaled(memory=memory, compute=compute, starts=starts),
-            elementwise=self.elementwise.scaled(memory=memory, starts=starts),
+            products={format: _scaled(one, *by) for format, one in self.products.items()},
+            experts={format: _scaled(one, *by) for format, one in self.experts.items()},
+            attention=_scaled(self.attention, *by),
+            linear=_scaled(self.linear, *by),
+            elementwise=_scaled(self.elementwise, *by),
             free_share=self.free_share * compute,
         )
