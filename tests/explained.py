@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+import pytest
+
 from fabrics import fabric
 from wirecut.cost.terms import Estimate, Kind, Memory, Phase, Rejected, Term, intervals
+from wirecut.explain.page import show
 from wirecut.fabric.fabric import Fabric
 from wirecut.layout.layout import parse_layout
 from wirecut.layout.plan import FORMAT, Limits, PlanFile
@@ -101,3 +104,12 @@ def plan_of(
 TP2 = estimate("tp2", {"memory": 6e-3, "all-reduce": 1.5e-3, "overhead": 0.5e-3})
 PP2 = estimate("pp2", {"memory": 6e-3, "hand-off": 0.1e-3, "bubble": 5e-3, "overhead": 0.5e-3})
 TP1 = estimate("tp1", {"memory": 12e-3, "compute": 0.2e-3, "overhead": 0.5e-3})
+
+
+def printed(blocks, capsys: pytest.CaptureFixture[str]) -> str:
+    show(blocks)
+    return capsys.readouterr().out
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())

@@ -5,34 +5,24 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from explained import GIB, PP2, TP1, TP2, TRAFFIC, estimate, plan_of
+from explained import GIB, PP2, TP1, TP2, TRAFFIC, estimate, plan_of, printed, words
 from fabrics import MADE, SLOW, big_model, fabric
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Memory, Rejected
-from wirecut.errors import LayoutError, PlanError
 from wirecut.explain.answer import answer, headline_rows
 from wirecut.explain.budget import (
     by_kind,
-    compare,
-    doubt,
-    in_steps,
-    request_seconds,
     runner_up,
     shown_rows,
     thrifty,
     whole_request,
 )
-from wirecut.explain.duel import Duel, score
+from wirecut.explain.duel import Duel
 from wirecut.explain.estimate import page
 from wirecut.explain.flips import nowhere
 from wirecut.explain.page import WIDTH, Grid, Heading, Note, Paragraph, show
-from wirecut.explain.tables import bar, budget_table, elsewhere_cells, ranking_cells, scale_of
-from wirecut.explain.why_not import why_not_answer
 from wirecut.explain.words import counted, layout_in_words, listed, numbers
-from wirecut.planner.contest import GOALS
 from wirecut.planner.doubt import Fragile
 from wirecut.planner.flips import AllReduce, Flip
 from wirecut.planner.plan import Elsewhere, plan
@@ -41,21 +31,6 @@ from wirecut.spec.traffic import Traffic
 from wirecut.units import show_seconds
 
 N = TRAFFIC.output_tokens
-SECONDS = st.floats(1e-9, 1e3)
-KIND_SECONDS = st.dictionaries(
-    st.sampled_from(["compute", "memory", "all-reduce", "bubble", "overhead", "wait"]),
-    SECONDS,
-    min_size=1,
-)
-
-
-def printed(blocks, capsys: pytest.CaptureFixture[str]) -> str:
-    show(blocks)
-    return capsys.readouterr().out
-
-
-def words(text: str) -> str:
-    return " ".join(text.split())
 
 
 def test_the_answer_holds_every_part(capsys):
@@ -87,114 +62,6 @@ def test_a_pipe_gets_plain_lines_of_at_most_100_columns(capsys):
         for line in text.splitlines():
             assert len(line) <= WIDTH
             assert line == line.rstrip()
-
-
-def test_every_budget_row_adds_up_as_printed():
-    third = estimate("tp2", {"memory": 1e-2 / 3, "all-reduce": 1e-2 / 3, "overhead": 1e-2 / 3})
-    blocks = budget_table(N, shown_rows([third, PP2, TP1], N))
-    grid = next(block for block in blocks if isinstance(block, Grid))
-    assert grid.columns[:2] == ("layout", ">total")
-    assert [one.removeprefix(">") for one in grid.columns[2:-1]] == [
-        "compute", "memory", "all-reduce", "hand-off", "bubble", "overhead"
-    ]  # fmt: skip
-    for row in grid.rows:
-        parts = [0 if cell == "-" else int(cell.replace(".", "")) for cell in row[2:-1]]
-        assert sum(parts) == int(row[1].replace(".", ""))
-    assert grid.rows[0][1] == "1100"
-
-
-@given(KIND_SECONDS, st.floats(1e-6, 1.0))
-def test_steps_add_up_and_are_near(parts, step):
-    counts = in_steps(parts, step)
-    assert sum(counts.values()) == pytest.approx(sum(parts.values()) / step, abs=0.51)
-    assert all(abs(counts[kind] - parts[kind] / step) < 1.01 for kind in parts)
-
-
-@given(KIND_SECONDS)
-def test_a_bar_is_as_long_as_its_request(parts):
-    total = sum(parts.values())
-    assert len(bar(parts, total, 20)) == 20
-    assert len(bar(parts, 2 * total, 20)) == 10
-
-
-@given(SECONDS)
-def test_times_are_shown_with_four_digits(longest):
-    unit, name, digits = scale_of(longest)
-    assert unit == {"s": 1.0, "ms": 1e-3, "us": 1e-6}[name]
-    if longest >= 1e-6:
-        assert len(f"{longest / unit:.{digits}f}".replace(".", "")) >= 4
-
-
-def test_one_hopeless_layout_leaves_the_others_their_bars():
-    slow = estimate("pp4", {"memory": 1.0})
-    blocks = budget_table(N, shown_rows([TP2, TP1, slow], N))
-    grid = next(block for block in blocks if isinstance(block, Grid))
-    bars = [row[-1] for row in grid.rows]
-    assert bars[2].endswith("»")
-    assert len(bars[2]) > len(bars[1]) > len(bars[0]) > 2
-    assert grid.rows[0][1] == "880"
-
-
-def test_kinds_and_terms_sum_to_the_request():
-    for one in (TP2, PP2, TP1):
-        whole = whole_request(one, N)
-        assert whole == pytest.approx(one.ttft_s + 10 * one.tpot_s)
-        assert sum(by_kind(one, N).values()) == pytest.approx(whole)
-        assert sum(request_seconds(one, N).values()) == pytest.approx(whole)
-    lines = compare(TP2, TP1, N)
-    assert sum(line.theirs - line.ours for line in lines) == pytest.approx(
-        whole_request(TP1, N) - whole_request(TP2, N)
-    )
-    sizes = [abs(line.difference) for line in lines]
-    assert sizes == sorted(sizes, reverse=True)
-
-
-def test_what_both_share_is_not_in_doubt():
-    assert doubt(TP2, TP2, N) == 0
-    more = estimate("pp2", {"memory": 6e-3, "all-reduce": 2e-3, "overhead": 0.5e-3})
-    assert doubt(TP2, more, N) == pytest.approx(0.1 * 110 * 0.5e-3)
-
-
-def test_a_bubble_is_as_wrong_as_the_work_that_it_waits_for():
-    # a pipeline that idles half of the time streams as much as one device: nothing else differs
-    piped = estimate("pp2", {"memory": 6e-3, "bubble": 6e-3})
-    alone = estimate("tp1", {"memory": 12e-3})
-    assert doubt(piped, alone, N) == pytest.approx(0)
-
-
-def test_close_calls_and_clear_ones_are_told_apart(capsys):
-    clear = words(printed(answer(plan_of(TP2, TP1)), capsys))
-    assert "the choice stands" in clear
-    assert "oo close" not in clear
-    near = estimate("pp2", {"memory": 7.9e-3, "hand-off": 0.2e-3})
-    text = words(printed(answer(plan_of(TP2, near)), capsys))
-    assert "on devices 0 and 1. Too close to call: pp2 may be as good." in text
-    assert "too close to call, so run both" in text
-    duel = Duel.of(plan_of(TP2, near), TP2, near)
-    assert duel.margin == pytest.approx(1 - 8.0 / 8.1)
-    assert duel.close
-
-
-def test_the_sentence_says_what_was_saved_and_paid():
-    duel = Duel.of(plan_of(TP2, TP1), TP2, TP1)
-    assert duel.sentence.startswith("tp2 gives 37% less time per request than tp1 (")
-    assert "it saves 660 ms of memory work and 22.0 ms of compute work" in duel.sentence
-    assert "and pays 165 ms of all-reduce work" in duel.sentence
-    fast = Duel.of(plan_of(TP2, TP1, goal="throughput"), TP2, TP1)
-    assert fast.sentence.startswith("tp2 gives 59% more tokens per second than tp1 (")
-
-
-def test_ties_say_what_broke_them():
-    two = estimate("dp2", {"memory": 12e-3, "compute": 0.2e-3, "overhead": 0.5e-3})
-    duel = Duel.of(plan_of(TP1, two, goal="throughput"), TP1, two)
-    assert "tp1 takes 1 device, not 2" in duel.sentence
-
-
-def test_a_tie_in_latency_is_no_margin_of_nothing():
-    copy = replace(TP1, layout="dp2", placement=(0, 1))
-    duel = Duel.of(plan_of(TP1, copy), TP1, copy)
-    assert duel.sentence == "Both answer in 1.40 s; tp1 takes 1 device, not 2."
-    assert not duel.close
 
 
 def test_rows_are_one_a_cut_and_copies_that_tell_nothing_are_left_out(capsys):
@@ -245,47 +112,6 @@ def test_memory_names_the_fullest_rank_and_what_the_others_waste():
     assert alone == "of 48.0 GiB"
 
 
-def test_why_not(capsys):
-    memory = Memory(66 * GIB, 0, GIB, 40 * GIB, 0)
-    bad = [
-        Rejected("tp3", "tp 3 does not divide 4 heads"),
-        Rejected("pp4", "needs 67.0 GiB on one device", memory),
-    ]
-    plan_file = plan_of(TP2, PP2, TP1, rejected=bad)
-    assert "does not divide" in printed(why_not_answer(plan_file, "tp3"), capsys)
-    assert "One replica, tp3," in printed(why_not_answer(plan_file, "tp3dp2"), capsys)
-    assert "needs 16 devices, the fabric has 8" in printed(
-        why_not_answer(plan_file, "tp16"), capsys
-    )
-    assert "is the choice" in printed(why_not_answer(plan_file, "tp2"), capsys)
-    text = words(printed(why_not_answer(plan_file, "tp1"), capsys))
-    assert "ranks 3 of 3" in text
-    assert "tp2 gives 37% less time per request than tp1" in text
-    assert "Where the time of one request goes" in text
-    full = words(printed(why_not_answer(plan_file, "pp4"), capsys))
-    for part in ("weights 66.0 GiB", "together 67.0 GiB", "a device has 40.0 GiB", "missing 27.0"):
-        assert part in full
-    with pytest.raises(LayoutError):
-        why_not_answer(plan_file, "fast")
-
-
-def test_why_not_of_something_that_the_plan_does_not_hold(capsys):
-    plan_file = plan_of(TP2, TP1)
-    with pytest.raises(PlanError, match="did not consider pp2; it ranks tp2 and tp1"):
-        why_not_answer(plan_file, "pp2")
-    asked: list[str] = []
-
-    def reprice(layout):
-        asked.append(str(layout))
-        return PP2 if layout.pp == 2 else Rejected(str(layout), "vLLM cannot")
-
-    text = printed(why_not_answer(plan_file, "pp2", reprice), capsys)
-    assert "It works: 2 stages" in text
-    assert "bubble work" in text
-    assert "vLLM cannot" in printed(why_not_answer(plan_file, "tp4", reprice), capsys)
-    assert asked == ["pp2", "tp4"]
-
-
 def noted(*ranked, **more) -> str:
     blocks = answer(plan_of(*ranked, **more))
     return "\n".join(block.text for block in blocks if isinstance(block, Note))
@@ -328,46 +154,6 @@ def test_an_assumed_number_that_decided_is_named_with_what_would_measure_it():
     assert "`wirecut probe` on that machine measures them." in text
     fast = Fragile("devices", ("L40S",), 2.5, "tp1")
     assert "were L40S 2.5 times as fast, tp1 would win" in noted(TP2, TP1, fragile=[fast])
-
-
-def test_targets_decide_before_the_goal():
-    bound = replace(TRAFFIC, tpot_ms=9.0)
-    plan_file = plan_of(TP2, TP1, traffic=bound)
-    assert (
-        Duel.of(plan_file, TP2, TP1).sentence == "tp2 meets TPOT 9 ms, tp1 is 41% over TPOT 9 ms."
-    )
-    hard = plan_of(TP2, TP1, traffic=replace(TRAFFIC, tpot_ms=4.0))
-    both = Duel.of(hard, TP2, TP1)
-    assert both.sentence == "tp2 takes 2 times TPOT 4 ms, tp1 takes 3.18 times TPOT 4 ms."
-    assert not both.close
-
-
-def test_a_rate_that_is_not_carried_is_missed(capsys):
-    """For cost the rate that comes is a target: of 10 requests/s, 110 tokens/s."""
-    traffic = Traffic(100, 11, rate=10.0)
-    carries = estimate("tp2", {"memory": 8e-3}, rate=110.0, traffic=traffic)
-    cheap = estimate("tp1", {"memory": 12e-3}, rate=50.0, traffic=traffic)
-    there = Elsewhere("4xL40S", chosen=cheap)
-    more = {"traffic": traffic, "prices": {"*": 3.0}, "elsewhere": [there]}
-    plan_file = plan_of(carries, cheap, goal="cost", **more)
-    columns, cells = ranking_cells(plan_file, shown_rows((carries, cheap), 11))
-    assert columns[-1] == "target"
-    assert [row[-1] for row in cells] == ["met", "missed"]
-    _, (other,) = elsewhere_cells(plan_file, ranking_of(plan_file))
-    assert other[-1] == "misses targets"
-    asked = plan_of(carries, cheap, goal="throughput", traffic=traffic)
-    assert "target" not in ranking_cells(asked, shown_rows((carries, cheap), 11))[0]
-
-
-def test_scores_of_a_duel_are_those_of_the_contest():
-    for goal, better in (("throughput", "tp2"), ("latency", "tp2"), ("cost", "tp1")):
-        two = estimate("tp2", {"memory": 8e-3}, rate=100.0)
-        one = estimate("tp1", {"memory": 12e-3}, rate=60.0)
-        plan_file = plan_of(two, one, goal=goal, prices={"*": 3.0})
-        scores = {each.layout: score(plan_file, each) for each in (two, one)}
-        assert min(scores, key=scores.__getitem__) == better
-        for each in (two, one):
-            assert scores[each.layout] == GOALS[goal](each, 11, 3.0 * each.devices_used)
 
 
 @pytest.mark.parametrize(

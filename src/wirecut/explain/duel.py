@@ -109,7 +109,9 @@ class Duel:
         margin = scores[1] / scores[0] - 1 if more else 1 - scores[0] / scores[1]
         verb, gain = GAINS[plan.goal]
         verdict = f"{ours.layout} {verb} {percent(margin)} {gain} than {theirs.layout}"
-        return cls(ours, theirs, lines, verdict, margin, doubt_s / seconds[1], doubt_s)
+        # As the margin: more per time of ours, or less of the time of theirs.
+        wide = doubt_s / seconds[0 if more else 1]
+        return cls(ours, theirs, lines, verdict, margin, wide, doubt_s)
 
     @property
     def close(self) -> bool:

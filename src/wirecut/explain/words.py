@@ -149,6 +149,7 @@ def tokens_per_s(rate: float) -> str:
 
 def percent(share: float) -> str:
     """'12%', and one digit more below 10%."""
+    share = round(share, 3) + 0.0  # no "-0.0%"
     return f"{share:.0%}" if abs(share) >= 0.1 else f"{share:.1%}"
 
 
