@@ -13,7 +13,6 @@ from wirecut.layout.shards import (
     even_cut,
     held_bytes,
     held_units,
-    kv_elements_per_token,
     kv_heads,
     padded_vocab,
     query_heads,
@@ -24,6 +23,14 @@ from wirecut.layout.shards import (
 )
 from wirecut.layout.stages import cut_stages
 from wirecut.spec.bundled import find_bundled
+from wirecut.spec.model import ModelSpec
+
+
+def kv_elements(spec: ModelSpec, layers: tuple[int, int], *, tp: int, tp_rank: int) -> int:
+    """Key and value elements that a token leaves on a rank with `layers` (first, one past last)."""
+    mixers = (layer.mixer for layer in spec.layers[slice(*layers)])
+    return sum(held_units(mixer.kv, tp, tp_rank) for mixer in mixers if mixer)
+
 
 SPECS = {
     "demo": spec_of(),
@@ -146,10 +153,10 @@ def test_llama_8b_on_two_ranks_by_hand():
     half = (spec.parameters - norms) // 2 + norms
     assert rank_bytes(spec, ((0, 32),), Layout(tp=2), stage=0, dtype="bf16") == 2 * half
     # 32 layers x 2 (keys, values) x 8 heads x 128; two ranks halve it, 16 ranks hold one head each
-    assert kv_elements_per_token(spec, (0, 32), tp=1, tp_rank=0) == 65536
-    assert kv_elements_per_token(spec, (0, 32), tp=2, tp_rank=1) == 32768
-    assert kv_elements_per_token(spec, (0, 32), tp=16, tp_rank=15) == 32 * 2 * 128
-    assert kv_elements_per_token(spec, (30, 32), tp=1, tp_rank=0) == 4096
+    assert kv_elements(spec, (0, 32), tp=1, tp_rank=0) == 65536
+    assert kv_elements(spec, (0, 32), tp=2, tp_rank=1) == 32768
+    assert kv_elements(spec, (0, 32), tp=16, tp_rank=15) == 32 * 2 * 128
+    assert kv_elements(spec, (30, 32), tp=1, tp_rank=0) == 4096
 
 
 KINDS = {  # every kind of mixer and feed-forward
@@ -206,7 +213,7 @@ def test_whole_groups_are_dealt_by_hand():
     assert [query_heads(32, 3, rank, 8) for rank in range(3)] == [(0, 8), (8, 20), (20, 32)]
     assert tensor_slice(q, tp=3, tp_rank=1) == Slice(0, 8 * 128, 20 * 128)
     assert tensor_slice(k, tp=3, tp_rank=1) == Slice(0, 2 * 128, 5 * 128)
-    kept = [kv_elements_per_token(spec, (0, 32), tp=3, tp_rank=rank) for rank in range(3)]
+    kept = [kv_elements(spec, (0, 32), tp=3, tp_rank=rank) for rank in range(3)]
     assert kept == [32 * 2 * heads * 128 for heads in (2, 3, 3)]
 
 
@@ -255,7 +262,7 @@ def test_bytes_of_ranks_are_those_of_their_tensors(name):
 def test_what_is_kept_of_a_token_and_of_a_sequence():
     latent = find_bundled("deepseek-ai/DeepSeek-V3")
     for tp in (1, 8):  # one latent for all heads: every rank keeps it
-        assert kv_elements_per_token(latent, (0, 61), tp=tp, tp_rank=tp - 1) == 61 * 576
+        assert kv_elements(latent, (0, 61), tp=tp, tp_rank=tp - 1) == 61 * 576
     hybrid = find_bundled("Qwen/Qwen3.5-27B")
     for tp in (1, 2):
         held = [held_units(one.mixer.state, tp, r) for one in hybrid.layers for r in range(tp)]

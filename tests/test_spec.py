@@ -212,3 +212,5 @@ def test_traffic_in_words():
     assert Traffic(512, 128, 8).describe() == "512 tokens in, 128 out, 8 at once"
     assert Traffic(512, 128).describe() == "512 tokens in, 128 out, 1 at once"
     assert Traffic(5, 1, rate=2.5).describe() == "5 tokens in, 1 out, 2.5 requests/s"
+    batch = Traffic(5, 1, num_requests=32, static_batch=True)
+    assert batch.describe() == "5 tokens in, 1 out, 32 at once"

@@ -198,7 +198,7 @@ def _static(replica: Replica, load: Load, speed: float) -> Timing:
     Nothing follows it through the stages, so they work one after another.
     """
     traffic, outputs = load.traffic, load.traffic.output_tokens
-    requests = traffic.num_requests or traffic.concurrency or 1
+    requests = traffic.requests_at_once or 1
     per_replica = -(-requests // load.dp)
     running = min(per_replica, load.most_running)
     busy = min(requests, load.dp)

@@ -35,7 +35,7 @@ def load_in_words(traffic: Traffic) -> str:
     """'8 users at once' or '2.5 requests/s'."""
     if traffic.rate is not None:
         return f"{traffic.rate:g} requests/s"
-    return f"{counted(traffic.concurrency or 1, 'user')} at once"
+    return f"{counted(traffic.requests_at_once or 1, 'user')} at once"
 
 
 def targets_in_words(traffic: Traffic) -> str:

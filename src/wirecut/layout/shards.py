@@ -196,11 +196,3 @@ def held_units(held: Iterable[Held], tp: int, tp_rank: int) -> int:
         first, last = unit_cut(part.units, tp, tp_rank, part.groups)
         total += (last - first) * part.each
     return total
-
-
-def kv_elements_per_token(
-    spec: ModelSpec, layers: tuple[int, int], *, tp: int, tp_rank: int
-) -> int:
-    """Key and value elements that a token leaves on a rank with `layers` (first, one past last)."""
-    mixers = (layer.mixer for layer in spec.layers[layers[0] : layers[1]])
-    return sum(held_units(mixer.kv, tp, tp_rank) for mixer in mixers if mixer)

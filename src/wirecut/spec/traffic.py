@@ -67,6 +67,6 @@ class Traffic:
         load = (
             f"{self.rate:g} requests/s"
             if self.rate is not None
-            else f"{self.concurrency or 1} at once"
+            else f"{self.requests_at_once} at once"
         )
         return f"{self.input_tokens} tokens in, {self.output_tokens} out, {load}"
