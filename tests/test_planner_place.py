@@ -249,6 +249,12 @@ def test_stages_are_the_best_that_have_room(
         assert slowest == pytest.approx(best)
 
 
+def test_a_stage_on_a_slow_device_may_be_lighter_though_the_model_is_longer():
+    """A fourth layer lets the fast device take three and leave the slow one a light one."""
+    stages = cut_stages([1.0, 1.0, 3.0, 1.0, 1.0], 3, speeds=[3.0, 0.5, 1.0])
+    assert stages == ((0, 3), (3, 4), (4, 5))
+
+
 def slowest_s(pricing: Pricing, stages: Stages, batch: Batch) -> float:
     """Seconds of compute of the slower of two stages, as forwards are priced."""
     replica = Replica(pricing, Cut(Layout(pp=2), (0, 1), stages))

@@ -43,27 +43,29 @@ def cut_stages(
     held = [0.0, *accumulate(room.layers)] if room else before
     limits = room.stages if room else [math.inf] * pp
 
+    extras = [0.0] * pp
+    extras[0] += first_extra
+    extras[-1] += last_extra
+
     def load(stage: int, first: int, last: int) -> float:
         if held[last] - held[first] > limits[stage]:
             return math.inf
-        extra = (first_extra if stage == 0 else 0.0) + (last_extra if stage == pp - 1 else 0.0)
-        return (before[last] - before[first] + extra) * slow[stage]
+        return (before[last] - before[first] + extras[stage]) * slow[stage]
 
     worst: list[dict[int, float]] = [{last: load(0, 0, last) for last in range(1, layers + 1)}]
     came_from: list[dict[int, int]] = [{}]
     for stage in range(1, pp):
         row: dict[int, float] = {}
         origin: dict[int, int] = {}
-        least = stage  # a later end never makes an earlier start the better one
-        for last in range(stage + 1, layers + 1):
-            first = least
-            best = max(load(stage, first, last), worst[-1][first])
-            while first + 1 < last:
-                then = max(load(stage, first + 1, last), worst[-1][first + 1])
-                if then > best:
+        for last in range(stage + 1, layers - pp + stage + 2) if stage < pp - 1 else [layers]:
+            best = math.inf
+            for first in range(last - 1, stage - 1, -1):
+                own = load(stage, first, last)
+                if own >= best:
                     break
-                first, best = first + 1, then
-            least, origin[last], row[last] = first, first, best
+                if (slowest := max(own, worst[-1][first])) < best:
+                    best, origin[last] = slowest, first
+            row[last] = best
         worst.append(row)
         came_from.append(origin)
     if room and math.isinf(worst[-1][layers]):
