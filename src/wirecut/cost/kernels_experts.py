@@ -14,7 +14,7 @@ from functools import lru_cache
 from wirecut.cost.kernels import FORMATS, Gpu, busy_s, format_on, tile_work, tiles_of
 
 # Most popular expert over the least, in traffic of many kinds (assumed: busiest 2.6 x the mean).
-SKEW = 10.0
+SKEW = 100.0
 CLASSES = 8  # of popularity, in sums over experts
 
 
