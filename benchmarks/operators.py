@@ -42,7 +42,7 @@ NOTES = """
   fp8 is TensorRT-LLM's, whose table has rotary embedding and the cache's writing in it. The bf16
   rows of TensorRT-LLM are left out for that: 1.1 to 1.4 times the others on long prompts.
 - Experts: tables without expert parallelism. Collectors deal tokens evenly or by a power law;
-  the formulas follow both. How uneven real routers are (`SKEW`) is assumed.
+  the formulas follow both. How uneven real routers are (`SKEW`) serving runs say (serving.md).
 - MLA on A100, L40S and RTX PRO 6000 runs fallback kernels. A short convolution in prefill
   reads its input more than once.
 - Kernels of generations without a table (Turing, Ampere's and Ada's cards without ECC, CDNA) are

@@ -72,6 +72,7 @@ FITTED = (  # constants, where they are, what they were fitted on
     ),
     ("ROUNDS", "cost/load.py", "what serving benchmarks send, as they publish it"),
     ("LONGEST_ANSWER", "cost/load.py", "ShareGPT runs of 200 requests here: surajssd"),
+    ("SKEW", "cost/kernels_experts.py", "TPOT of mixtures of experts here: aic_silicon_sample"),
     ("MOST_LOAD, SATURATED_REQUESTS", "cost/load.py", "assumed"),
     ("KIND_WIDTH", "cost/terms.py", "all rows here (Intervals)"),
     ("ASSUMED_WIDER", "cost/terms.py", "assumed; MI300X is off by more than it allows"),

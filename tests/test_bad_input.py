@@ -195,7 +195,14 @@ def test_layouts(layout: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("goal", "x"), ("engine", "x"), ("goal", "cost"), ("prices", {"*": 1e308})]
+    ("field", "value"),
+    [
+        ("goal", "x"),
+        ("engine", "x"),
+        ("goal", "cost"),
+        ("prices", {"*": 1e308}),
+        ("memory_share", 2),
+    ],
 )
 def test_a_plan_of_another_question(home: Path, field: str, value: object) -> None:
     plan = json.loads((home / "plan.json").read_text())
@@ -224,6 +231,12 @@ def test_rates_of_a_fabric_that_nothing_has(home: Path, rate: float) -> None:
 )
 def test_prices(words: tuple[str, ...], says: str) -> None:
     refused("plan", "model", "--fabric", "fabric.json", "--goal", "cost", *words, says=says)
+
+
+@pytest.mark.parametrize("share", ["0", "-1", "1.01", "nan", "inf", "1e-320"])
+def test_shares_of_memory(share: str) -> None:
+    for command in from_model()[:2]:
+        refused(*command, "--memory-share", share, says="expected a number from 0.01 to 1")
 
 
 def test_more_stages_than_layers(home: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from fabrics import fabric, model
 from pricing import BARE, bundled, candidate_of, first_cut, on_gpus, price, priced, replica_of
+from wirecut.api import plan_file_of, reprice
 from wirecut.cost.engines import ENGINES, Room, engine_profile
 from wirecut.cost.estimate import consider
 from wirecut.cost.memory import RankSizes, activation_bytes
@@ -321,3 +323,25 @@ def test_room_for_less_than_a_request_is_refused():
     found = price("tp1", Traffic(40, 11), wires=small, limits=limits)
     assert isinstance(found, Rejected)
     assert "KV room for 50 tokens, one request has 51" in found.reason
+
+
+@pytest.mark.parametrize("engine", ["vllm", "trtllm"])
+def test_an_engine_told_to_take_more_has_more_room(engine: str):
+    """Its own share is in the question, and goes with the plan: `reprice` asks the same again."""
+    ask = partial(
+        plan_file_of,
+        "llama-3.1-8b",
+        "2xL40S:pcie4",
+        engine=engine,
+        goal="latency",
+        traffic=Traffic(512, 128, concurrency=4),
+    )
+    usual, more = ask(), ask(memory_share=0.97)
+    assert (usual.memory_share, more.memory_share) == (engine_profile(engine).room.share, 0.97)
+    for plan_file in (usual, more):
+        found = reprice(plan_file, parse_layout("tp2"))
+        assert isinstance(found, Estimate)
+        ranked = next(one for one in plan_file.ranking if one["layout"] == "tp2")
+        assert found.memory.kv_tokens == ranked["memory"]["kv_tokens"]
+    tokens = [one.ranking[0]["memory"]["kv_tokens"] for one in (usual, more)]
+    assert tokens[0] < tokens[1]

@@ -42,6 +42,7 @@ def price(
     engine: str,
     traffic: Traffic,
     dtype: str = "bf16",
+    memory_share: float | None = None,
 ) -> Estimate:
     found = wirecut.estimate(
         model,
@@ -50,6 +51,7 @@ def price(
         engine=engine,
         traffic=traffic,
         dtype=dtype,
+        memory_share=memory_share,
     )
     assert isinstance(found, Estimate), found.reason
     return found
@@ -270,7 +272,7 @@ def gpt_oss(count: int) -> Estimate:
     return price("openai/gpt-oss-120b", fabric, f"tp{count}", "vllm", users, None)  # type: ignore[arg-type]
 
 
-@pytest.mark.xfail(strict=True, reason="TP4 12.9 ms, TP8 10.3; measured 9.7 and 11.4")
+@pytest.mark.xfail(strict=True, reason="TP4 11.6 ms, TP8 9.6; measured 9.7 and 11.4")
 def test_more_tensor_parallelism_can_be_slower_on_nvswitch():
     assert gpt_oss(4).tpot_s < gpt_oss(8).tpot_s
 
@@ -328,11 +330,14 @@ def test_room_for_the_cache_makes_a_second_device_worth_more_than_one(
     assert ratio / 2.2 < two / one < ratio * 2.2
 
 
-@pytest.mark.xfail(strict=True, reason="room for 1,829 tokens at TP1; measured 923 blocks of 16")
 def test_70b_in_fp8_has_room_for_a_cache_on_one_h100_under_vllm():
-    """923 blocks of 16 tokens at TP1, 12,830 at TP2; 2,282 and 8,967 tokens/s with prompts'."""
+    """923 blocks of 16 tokens at TP1, 12,830 at TP2; 2,282 and 8,967 tokens/s with prompts'.
+
+    Weights and 923 blocks alone are more than 0.9 of an H100, so that the run on one was told to
+    take more (0.95 inferred: none was published).
+    """
     model, traffic = "neuralmagic/Meta-Llama-3.1-70B-Instruct-FP8", Traffic(1024, 256)
-    one = price(model, "1xH100-SXM", "tp1", "vllm", traffic, "fp8")
+    one = price(model, "1xH100-SXM", "tp1", "vllm", traffic, "fp8", 0.95)
     two = price(model, "2xH100-SXM:nvswitch", "tp2", "vllm", traffic, "fp8")
     assert one.memory.kv_tokens == pytest.approx(16 * 923, rel=0.2)
     assert two.memory.kv_tokens == pytest.approx(16 * 12830, rel=0.2)

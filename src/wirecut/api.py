@@ -8,6 +8,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -41,12 +42,15 @@ def estimate(
     engine: str = "wirecut",
     dtype: str | None = None,
     device: str | None = None,
+    memory_share: float | None = None,
 ) -> Estimate | Rejected:
     """Price one layout of a model on a fabric (default: this machine's). Raises WirecutError for
     bad input.
     """
     cut = layout if isinstance(layout, Layout) else parse_layout(layout)
-    pricing = pricing_of(model, fabric, engine=engine, dtype=dtype, device=device)
+    pricing = pricing_of(
+        model, fabric, engine=engine, dtype=dtype, device=device, memory_share=memory_share
+    )
     asked = traffic or Traffic()
     check_traffic(pricing.spec, asked)
     outcome = outcome_of(pricing, cut, asked)
@@ -62,6 +66,7 @@ def plan(
     engine: str = "wirecut",
     dtype: str | None = None,
     device: str | None = None,
+    memory_share: float | None = None,
     prices: Prices | float | None = None,
 ) -> Ranking:
     """Rank every layout of a model on a fabric; of several fabrics, on the one that serves the goal
@@ -70,7 +75,9 @@ def plan(
     `prices` are per device and hour, by name of device or one for all; the goal "cost" needs them.
     Raises NothingFits when no layout works, WirecutError for bad input.
     """
-    pricings = _pricings(model, fabric, engine=engine, dtype=dtype, device=device)
+    pricings = _pricings(
+        model, fabric, engine=engine, dtype=dtype, device=device, memory_share=memory_share
+    )
     return plan_over(pricings, traffic or Traffic(), goal=goal, prices=_prices(prices))[1]
 
 
@@ -83,12 +90,15 @@ def plan_file_of(
     engine: str = "wirecut",
     dtype: str | None = None,
     device: str | None = None,
+    memory_share: float | None = None,
     prices: Prices | float | None = None,
 ) -> PlanFile:
     """The same decision as a file for every later command; the model's folder is written as
     absolute path.
     """
-    pricings = _pricings(model, fabric, engine=engine, dtype=dtype, device=device)
+    pricings = _pricings(
+        model, fabric, engine=engine, dtype=dtype, device=device, memory_share=memory_share
+    )
     asked = traffic or Traffic()
     if asked.rate == math.inf:
         raise UsageError("a plan file holds a finite rate; rate=inf is for `wirecut.estimate`")
@@ -105,6 +115,7 @@ def _pricings(
     engine: str,
     dtype: str | None,
     device: str | None,
+    memory_share: float | None,
 ) -> list[Pricing]:
     """One a fabric; the model is read once."""
     fabrics: list[AFabric]
@@ -114,12 +125,9 @@ def _pricings(
         fabrics = list(fabric)
     if not fabrics:
         raise UsageError("the list of fabrics is empty: give one, or None for this machine")
-    first = pricing_of(model, fabrics[0], engine=engine, dtype=dtype, device=device)
-    others = (
-        pricing_of(first.spec, one, engine=engine, dtype=dtype, device=device)
-        for one in fabrics[1:]
-    )
-    return [first, *others]
+    ask = partial(pricing_of, engine=engine, dtype=dtype, device=device, memory_share=memory_share)
+    first = ask(model, fabrics[0])
+    return [first, *(ask(first.spec, one) for one in fabrics[1:])]
 
 
 def _prices(prices: Prices | float | None) -> Prices | None:
@@ -158,6 +166,7 @@ def _pricing_again(plan_file: PlanFile) -> Pricing:
         plan_file.fabric,
         engine=plan_file.engine,
         dtype=plan_file.stored,
+        memory_share=plan_file.memory_share,
         limits=replace(plan_file.limits, kv_tokens=0),
     )
     planned = plan_file.cut().stages[-1][1]
@@ -176,12 +185,14 @@ def pricing_of(
     engine: str = "wirecut",
     dtype: str | None = None,
     device: str | None = None,
+    memory_share: float | None = None,
     limits: Limits | None = None,
 ) -> Pricing:
     """What pricing needs, from what a person gives. `dtype` None is the checkpoint's own, as
-    `spec.dtypes.in_dtype` takes it; `device` names the GPUs of a saved topology.
+    `spec.dtypes.in_dtype` takes it; `device` names the GPUs of a saved topology; `memory_share` is
+    what the engine is told to take of a device's memory (None: its default).
     """
-    profile = engine_profile(engine)
+    profile = engine_profile(engine, memory_share)
     found = model if isinstance(model, ModelSpec) else find_model(str(model))[1]
     spec, activations = in_dtype(found, dtype)
     wires = fabric if isinstance(fabric, Fabric) else find_fabric(fabric, device)

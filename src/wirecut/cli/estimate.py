@@ -14,6 +14,7 @@ from wirecut.cli.options import (
     InputOpt,
     JsonOpt,
     LayoutOpt,
+    MemoryShareOpt,
     ModelArg,
     OutputOpt,
     RateOpt,
@@ -36,6 +37,7 @@ def estimate(
     rate: RateOpt = None,
     engine: EngineOpt = Engine.wirecut,
     dtype: DtypeOpt = None,
+    memory_share: MemoryShareOpt = None,
     as_json: JsonOpt = False,
 ) -> None:
     """Price one layout of MODEL, with every term and its formula."""
@@ -48,7 +50,14 @@ def estimate(
         input_tokens=input_tokens, output_tokens=output_tokens, concurrency=concurrency, rate=rate
     )
     outcome = price(
-        model, fabric, layout=layout, traffic=traffic, engine=engine, dtype=dtype, device=device
+        model,
+        fabric,
+        layout=layout,
+        traffic=traffic,
+        engine=engine,
+        dtype=dtype,
+        device=device,
+        memory_share=memory_share,
     )
     if as_json:
         import msgspec

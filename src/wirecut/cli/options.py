@@ -91,6 +91,15 @@ TtftOpt = Annotated[
 ]
 TpotOpt = Annotated[float | None, typer.Option("--tpot-ms", help="Target: time per output token.")]
 EngineOpt = Annotated[Engine, typer.Option("--engine", help="Whose runtime is predicted.")]
+MemoryShareOpt = Annotated[
+    float | None,
+    typer.Option(
+        "--memory-share",
+        metavar="SHARE",
+        help="Of a device's memory for the engine, 0.01 to 1, as its own option has it (vLLM's "
+        "--gpu-memory-utilization). Default: the engine's.",
+    ),
+]
 DtypeOpt = Annotated[
     str | None,
     typer.Option(

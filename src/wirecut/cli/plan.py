@@ -16,6 +16,7 @@ from wirecut.cli.options import (
     HtmlOpt,
     InputOpt,
     JsonOpt,
+    MemoryShareOpt,
     ModelArg,
     OutOpt,
     OutputOpt,
@@ -54,6 +55,7 @@ def plan(
     price: PriceOpt = None,
     engine: EngineOpt = Engine.wirecut,
     dtype: DtypeOpt = None,
+    memory_share: MemoryShareOpt = None,
     out: OutOpt = None,
     html: HtmlOpt = None,
     as_json: JsonOpt = False,
@@ -80,6 +82,7 @@ def plan(
         engine=engine,
         dtype=dtype,
         device=device,
+        memory_share=memory_share,
         prices=read_prices(price or []),
     )
     if out is not None:

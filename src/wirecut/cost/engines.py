@@ -8,7 +8,7 @@ other runtimes' in seconds of their host, fitted on published runs (benchmarks/s
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from wirecut.errors import UsageError
 from wirecut.layout.plan import Limits
@@ -118,6 +118,8 @@ class EngineProfile:
         return Limits(by_memory(self.step_tokens), by_memory(self.sequences))
 
 
+LEAST_SHARE = 0.01  # of a device's memory
+
 # Layers: counted (tests/test_operations.py), views by their share. Steps and requests: what was
 # left of measured runs of the demo checkpoint on one rank, with 1 and 8 sequences.
 WIRECUT = EngineProfile(
@@ -200,9 +202,19 @@ LLAMA_CPP = EngineProfile(
 ENGINES = {one.name: one for one in (WIRECUT, VLLM, SGLANG, TRTLLM, LMDEPLOY, LLAMA_CPP)}
 
 
-def engine_profile(name: str) -> EngineProfile:
-    """The profile of a runtime by name. Raises UsageError that lists the names."""
+def engine_profile(name: str, memory_share: float | None = None) -> EngineProfile:
+    """The profile of a runtime by name, told to take `memory_share` of a device's memory as it
+    takes its own (None: its default). Raises UsageError that lists the names, or the range.
+    """
     try:
-        return ENGINES[name]
+        profile = ENGINES[name]
     except KeyError:
         raise UsageError(f"no engine {name!r}; wirecut predicts {', '.join(ENGINES)}") from None
+    if memory_share is None:
+        return profile
+    if not LEAST_SHARE <= memory_share <= 1:
+        raise UsageError(
+            f"memory_share is {memory_share!r}, expected a number from {LEAST_SHARE} to 1: the "
+            f"part of a device's memory that {name} takes ({profile.room.share} by default)"
+        )
+    return replace(profile, room=replace(profile.room, share=memory_share))

@@ -186,7 +186,9 @@ def why_no_room(
 ) -> str | None:
     """Why a rank's memory does not do, with the numbers, or None when it does."""
     buffers = f" + buffers {_show(memory.buffer_bytes)}" if memory.buffer_bytes else ""
-    share = f"{engine.room.share:.0%} of " + ("what is left of " if engine.room.of_rest else "")
+    share = f"{engine.room.share * 100:g}% of " + (
+        "what is left of " if engine.room.of_rest else ""
+    )
     held = (
         f"weights {_show(memory.weights_bytes)} + activations {_show(memory.activation_bytes)}"
         f"{buffers} of {_show(memory.capacity_bytes)} usable ({share}the device)"

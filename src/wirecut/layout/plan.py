@@ -76,7 +76,8 @@ class Chosen(msgspec.Struct, frozen=True):
 class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
     """What `wirecut plan --out` writes and `generate`, `serve`, `explain` and `verify` read.
 
-    `dtype` is what is computed in, `weights` what linears are stored in where that is another.
+    `dtype` is what is computed in, `weights` what linears are stored in where that is another;
+    `memory_share` None is the engine's own.
     """
 
     format: str
@@ -86,6 +87,7 @@ class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
     weights: str = ""
     goal: str
     engine: str
+    memory_share: float | None = None
     traffic: Traffic
     limits: Limits
     fabric: Fabric

@@ -37,6 +37,7 @@ def to_plan_file(ranking: Ranking, pricing: Pricing, *, traffic: Traffic, model:
         weights=pricing.spec.weights.linear,
         goal=ranking.goal,
         engine=pricing.engine.name,
+        memory_share=pricing.engine.room.share,
         traffic=traffic,
         limits=runtime_limits(ranking.chosen, pricing, traffic),
         fabric=pricing.fabric,
@@ -77,10 +78,10 @@ def ranking_of(plan_file: PlanFile) -> Ranking:
 
 
 def _check_question(plan_file: PlanFile) -> None:
-    """Raise PlanError for a goal, an engine or prices that nothing is planned for."""
+    """Raise PlanError for a goal, an engine, its share or prices that nothing is planned for."""
     try:
         check_goal(plan_file.goal, priced=bool(plan_file.prices))
-        engine_profile(plan_file.engine)
+        engine_profile(plan_file.engine, plan_file.memory_share)
         check_prices(plan_file.prices)
     except UsageError as error:
         raise PlanError(
