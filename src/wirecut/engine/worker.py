@@ -1,27 +1,18 @@
 """What a rank does: load its slices, then run steps until told to stop.
 
-The first rank of a replica leads it: it owns the scheduler, tells the others each step, and hears
-the tokens. The others have no memory of requests: a step carries all that they need.
+The first rank of a replica leads it (`engine.leader`). The others have no memory of requests: a step
+carries all that they need.
 """
 
 import time
-from collections import deque
 from pathlib import Path
 
 import msgspec
 import torch
 
 from wirecut.engine.batch import build_batch
-from wirecut.engine.messages import (
-    Counted,
-    Loaded,
-    Loading,
-    Sampled,
-    Stop,
-    Submit,
-    Task,
-    ToRank,
-)
+from wirecut.engine.leader import Leader
+from wirecut.engine.messages import Counted, Loaded, Loading, Task, ToRank
 from wirecut.engine.sampling import sample
 from wirecut.engine.weights import SliceReader, load_stage
 from wirecut.engine.wiring import Sizes, Wires, connect
@@ -29,19 +20,15 @@ from wirecut.engine.wiring import shared_bytes as wires_bytes
 from wirecut.layout.shards import padded_vocab
 from wirecut.machine.host import RankProcess
 from wirecut.machine.shm import Arena
-from wirecut.sched.request import Request
-from wirecut.sched.scheduler import Scheduler
 from wirecut.sched.step import Entry, Step
 from wirecut.spec.hf import read_config
 from wirecut.spec.model import ModelSpec
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WARM_UP_TOKENS = 16  # within one block
-IDLE_S = 20.0  # an idle replica sends an empty step this often, so that no socket times out
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_step = msgspec.msgpack.Decoder(Step).decode
-_decode_tokens = msgspec.msgpack.Decoder(tuple[list[int], list[bytes]]).decode
 
 
 def shared_bytes(payload: bytes) -> int:
@@ -68,7 +55,7 @@ def run(process: RankProcess) -> None:
     with torch.inference_mode():
         rank = Rank(process, task)
         if rank.is_leader:
-            Leader(rank, process).run()
+            Leader(rank, process.channel).run()
         else:
             rank.follow()
         process.channel.send(rank.counted())
@@ -199,80 +186,3 @@ class Rank:
             sampling_forwards=self.sampling_forwards,
             sampled_rows=self.sampled_rows,
         )
-
-
-class Leader:
-    """The loop of a replica: requests in, steps out, tokens back, as many steps in flight as
-    stages.
-    """
-
-    def __init__(self, rank: Rank, process: RankProcess) -> None:
-        self._rank, self._channel = rank, process.channel
-        limits, layout = rank.task.limits, rank.cut.layout
-        self._scheduler = Scheduler(
-            num_blocks=rank.num_blocks,
-            block_tokens=rank.task.block_tokens,
-            max_batched_tokens=limits.max_batched_tokens,
-            max_seqs=limits.max_seqs,
-            max_in_flight=layout.pp,
-            max_positions=rank.max_positions,
-        )
-        self._in_flight: deque[tuple[Step, tuple[list[int], list[bytes]] | None]] = deque()
-        self._stopping = False
-
-    def run(self) -> None:
-        """Serve until told to stop and nothing is left to do."""
-        depth = self._rank.cut.layout.pp
-        while True:
-            self._hear(idle=not self._in_flight and not self._scheduler.has_work)
-            while len(self._in_flight) < depth and (step := self._scheduler.schedule()):
-                self._tell(step)
-                self._in_flight.append((step, self._rank.forward(step.entries)))
-            if self._in_flight:
-                self._commit()
-            elif self._stopping:
-                self._tell(Step(-1, ()))
-                return
-
-    def _hear(self, *, idle: bool) -> None:
-        """Take what the front has sent; when idle, wait for it."""
-        while (idle and not self._stopping) or self._channel.waiting():
-            try:
-                message = self._channel.receive(timeout_s=IDLE_S)
-            except TimeoutError:
-                self._tell(Step(0, ()))
-                continue
-            idle = False
-            if isinstance(message, Stop):
-                self._stopping = True
-                return
-            self._scheduler.add(_request(message))
-
-    def _tell(self, step: Step) -> None:
-        if self._rank.wires.steps:
-            self._rank.wires.steps.send(_encode(step))
-
-    def _commit(self) -> None:
-        """Take the tokens of the oldest step, and pass them on."""
-        step, sampled = self._in_flight.popleft()
-        if self._rank.wires.tokens:
-            sampled = _decode_tokens(self._rank.wires.tokens.receive())
-        assert sampled is not None
-        tokens, logits = sampled
-        ids = [entry.request_id for entry in step.entries if entry.samples]
-        by_request = dict(zip(ids, tokens, strict=True))
-        reasons = {f.request_id: f.reason for f in self._scheduler.commit(step, by_request)}
-        if tokens:
-            told = [(int(i), token, reasons.get(i)) for i, token in by_request.items()]
-            self._channel.send(Sampled(told, logits))
-
-
-def _request(message: Submit) -> Request:
-    return Request(
-        id=message.id,
-        prompt=message.prompt,
-        max_tokens=message.max_tokens,
-        stop_tokens=frozenset(message.stop_tokens),
-        temperature=message.temperature,
-        seed=message.seed,
-    )
