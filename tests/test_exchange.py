@@ -199,7 +199,7 @@ def test_the_busiest_rank_computes_longer():
     part = Routed(16, 128, 8, 4096, 1536, True, "bf16", 16 * 3 * 4096 * 1536 * 2.0)
     whole = replace(part, here=128, weight_bytes=8 * part.weight_bytes)
     load = rank_load(128, 16)
-    assert 1.2 < load < 1.5
+    assert 1.2 < load < 1.7
     assert rate.routed_s(part, 65536) > 0.9 * load * rate.routed_s(whole, 65536) / 8
     assert rate.routed_s(part, 1) < 1.3 * rate.routed_s(whole, 1)
 
