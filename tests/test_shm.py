@@ -10,9 +10,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from in_threads import in_threads, shared_groups
 from wirecut.errors import RankFailed
-from wirecut.machine.shm import Arena, Mailbox, ShmGroup
+from wirecut.machine.mailbox import Mailbox
+from wirecut.machine.shm import Arena, ShmGroup
 
 SLOT = 64 * 1024
 
@@ -77,6 +81,30 @@ def test_gather_puts_columns_side_by_side_and_rounds_may_follow_at_once() -> Non
         mine.barrier()
 
     on_ranks(3, work)
+
+
+@given(data=st.data(), size=st.integers(2, 5), slot_bytes=st.sampled_from([64, 200, 4096]))
+@settings(deadline=None, max_examples=25)
+def test_uneven_rows_reach_the_ranks_that_they_are_for(
+    data: st.DataObject, size: int, slot_bytes: int
+) -> None:
+    """Rows say whence and whither; some ranks send nothing, some more than a slot."""
+    some = st.lists(st.integers(0, 40), min_size=size, max_size=size)
+    rounds = data.draw(st.lists(st.lists(some, min_size=size, max_size=size), max_size=3))
+    groups = shared_groups(size, slot_bytes=slot_bytes)
+
+    def rows(source: int, to: int, count: int) -> torch.Tensor:
+        return torch.tensor([[source, to, i] for i in range(count)], dtype=torch.int16).view(-1, 3)
+
+    def work(rank: int) -> None:
+        for counts in rounds:
+            mine = torch.cat([rows(rank, to, n) for to, n in enumerate(counts[rank])])
+            got, theirs = groups[rank].all_to_all_rows(mine, counts[rank])
+            assert theirs == [sent[rank] for sent in counts]
+            assert torch.equal(got, torch.cat([rows(i, rank, n) for i, n in enumerate(theirs)]))
+            assert groups[rank].all_reduce(torch.ones(3)).tolist() == [size] * 3
+
+    in_threads(size, work)
 
 
 def test_mailbox_delivers_in_order_to_every_reader_and_waits_for_the_slowest() -> None:

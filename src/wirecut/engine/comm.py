@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from wirecut.machine.shm import Mailbox
+from wirecut.machine.mailbox import Mailbox
 from wirecut.machine.sockets import TorchGroup
 
 

@@ -12,9 +12,10 @@ from wirecut.engine.comm import Comm, HandOff, SharedHandOff, SocketHandOff
 from wirecut.engine.wired import Wired, replica_ranks
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Limits
+from wirecut.machine.mailbox import Mailbox
 from wirecut.machine.nic import address_towards
 from wirecut.machine.pipes import Pipe, Pipes
-from wirecut.machine.shm import Arena, Mailbox, ShmGroup
+from wirecut.machine.shm import Arena, ShmGroup
 from wirecut.machine.sockets import Line, TorchGroup, TorchPair, join, meet
 from wirecut.units import KIB, MIB
 

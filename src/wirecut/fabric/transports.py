@@ -14,8 +14,9 @@ import torch
 from wirecut.errors import RankFailed
 from wirecut.fabric.probing import Job
 from wirecut.machine.host import RankProcess
+from wirecut.machine.mailbox import Mailbox
 from wirecut.machine.pipes import Pipe, Pipes
-from wirecut.machine.shm import Arena, Mailbox, ShmGroup
+from wirecut.machine.shm import Arena, ShmGroup
 from wirecut.machine.sockets import TorchGroup, TorchPair, Watch, WireCut
 from wirecut.units import MIB
 

@@ -51,6 +51,16 @@ class Layout:
         """Ranks that together hold one copy of the model."""
         return self.tp * self.pp
 
+    @property
+    def shares_experts(self) -> bool:
+        """Whether replicas share a model's experts: tokens then travel to them, in step."""
+        return self.ep > 1 and self.dp > 1
+
+    def stage_ranks(self, stage: int) -> tuple[int, ...]:
+        """The dp x tp ranks of a stage over all replicas: those that experts are dealt to."""
+        starts = (self.rank(dp=replica, pp=stage) for replica in range(self.dp))
+        return tuple(start + i for start in starts for i in range(self.tp))
+
     def coord(self, rank: int) -> dict[Axis, int]:
         """Position of `rank` along each axis."""
         sizes: dict[Axis, int] = {"dp": self.dp, "pp": self.pp, "tp": self.tp}

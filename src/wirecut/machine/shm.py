@@ -13,6 +13,7 @@ keeps that order of stores; elsewhere (`ranks.stores_are_ordered`) sockets are u
 import mmap
 import os
 import time
+from collections.abc import Sequence
 
 import torch
 
@@ -155,6 +156,33 @@ class ShmGroup:
                 theirs[rank, start : start + most].copy_(view.view(self.size, -1)[self.rank])
         return out
 
+    def all_to_all_rows(
+        self, x: torch.Tensor, counts: Sequence[int]
+    ) -> tuple[torch.Tensor, list[int]]:
+        """`counts[i]` rows of `x`, in order, go to rank i; theirs come back, by rank, and how many
+        each sent.
+
+        A rank shows how many rows it has for whom, then all of them, a slot at a time until the
+        longest is through; each picks out its own.
+        """
+        head = torch.tensor(counts).view(torch.uint8)
+        mine, width = torch.cat([head, bytes_of(x)]), x.shape[1:].numel() * x.itemsize
+        shown = self._show(mine[: self.slot_bytes])
+        sent: list[list[int]] = [view[: len(head)].view(torch.int64).tolist() for view in shown]
+        theirs = [each[self.rank] for each in sent]
+        out = x.new_empty(sum(theirs), *x.shape[1:])
+        parts = bytes_of(out).split([count * width for count in theirs])
+        firsts = [len(head) + sum(each[: self.rank]) * width for each in sent]
+        longest = len(head) + max(map(sum, sent)) * width
+        for start in range(0, longest, self.slot_bytes):
+            if start:
+                shown = self._show(mine[start : start + self.slot_bytes])
+            for view, part, first in zip(shown, parts, firsts, strict=True):
+                low, high = max(first, start), min(first + len(part), start + len(view))
+                if low < high:
+                    part[low - first : high - first].copy_(view[low - start : high - start])
+        return out, theirs
+
     def _most(self, x: torch.Tensor) -> int:
         """Elements that a slot has room for."""
         return self.slot_bytes // x.itemsize
@@ -165,6 +193,14 @@ class ShmGroup:
         views[self.rank].copy_(flat)
         self._post()
         self._await(what)
+        return views
+
+    def _show(self, piece: torch.Tensor) -> list[torch.Tensor]:
+        """Show bytes to all, as many as each rank has; every rank's whole slot, by rank."""
+        views = self._begin(self.slot_bytes, torch.uint8)
+        views[self.rank][: len(piece)].copy_(piece)
+        self._post()
+        self._await("all-to-all")
         return views
 
     def barrier(self) -> None:
@@ -228,6 +264,11 @@ class ShmGroup:
                 )
 
 
+def bytes_of(x: torch.Tensor) -> torch.Tensor:
+    """The memory of a contiguous tensor as bytes, flat."""
+    return x.view(-1).view(torch.uint8)
+
+
 def _sum(views: list[torch.Tensor], *, out: torch.Tensor) -> None:
     """Sum in the order of ranks, in fp32 when there are more than two: every rank gets the same
     bits.
@@ -239,75 +280,3 @@ def _sum(views: list[torch.Tensor], *, out: torch.Tensor) -> None:
     for view in views[2:]:
         total += view
     out.copy_(total)
-
-
-class Mailbox:
-    """Messages from one writer to `readers` readers of one host, in order, each read by every
-    reader.
-    """
-
-    def __init__(
-        self,
-        arena: Arena,
-        *,
-        readers: int,
-        slot_bytes: int,
-        depth: int,
-        crowded: bool,
-        name: str,
-    ) -> None:
-        self.slot_bytes, self.depth = slot_bytes, depth
-        self.deadline_s: float | None = DEADLINE_S
-        self._crowded, self._name = crowded, name
-        self._head, *self._tails = arena.flags(1 + readers)
-        self._lengths = arena.flags(depth)
-        self._slots = [arena.data(slot_bytes) for _ in range(depth)]
-        self._count = 0
-
-    def write(self, payload: torch.Tensor | bytes) -> None:
-        """Post `payload`, at most `slot_bytes`; waits while a reader is `depth` behind."""
-        size = len(payload) if isinstance(payload, bytes) else payload.nbytes
-        if size > self.slot_bytes:
-            raise RankFailed(f"{self._name}: {size} bytes for a slot of {self.slot_bytes}")
-        for tail in self._tails:
-            if tail[0] < self._count + 1 - self.depth:
-                self._wait(tail, self._count + 1 - self.depth, "a reader of")
-        slot = self._slots[self._count % self.depth]
-        if isinstance(payload, bytes):
-            slot[:size] = payload
-        else:
-            flat = payload.reshape(-1)
-            torch.frombuffer(slot, dtype=flat.dtype, count=flat.numel()).copy_(flat)
-        self._lengths[self._count % self.depth][0] = size
-        self._count += 1
-        self._head[0] = self._count
-
-    def read_bytes(self, reader: int) -> bytes:
-        """The next message."""
-        slot = self._next()
-        message = bytes(slot[: self._lengths[self._count % self.depth][0]])
-        self._taken(reader)
-        return message
-
-    def read(self, reader: int, out: torch.Tensor) -> torch.Tensor:
-        """The next message, copied into `out`, which has its size and dtype."""
-        slot = self._next()
-        length = self._lengths[self._count % self.depth][0]
-        if length != out.nbytes:
-            raise RankFailed(f"{self._name}: got {length} bytes, expected {out.nbytes}")
-        out.view(-1).copy_(torch.frombuffer(slot, dtype=out.dtype, count=out.numel()))
-        self._taken(reader)
-        return out
-
-    def _next(self) -> memoryview:
-        if self._head[0] < self._count + 1:
-            self._wait(self._head, self._count + 1, "the writer of")
-        return self._slots[self._count % self.depth]
-
-    def _taken(self, reader: int) -> None:
-        self._count += 1
-        self._tails[reader][0] = self._count
-
-    def _wait(self, flag: memoryview, value: int, role: str) -> None:
-        who = f"{role} {self._name} (message {value})"
-        wait_until(flag, value, crowded=self._crowded, deadline_s=self.deadline_s, who=who)

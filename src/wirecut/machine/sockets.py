@@ -291,6 +291,18 @@ class TorchGroup:
             dist.all_to_all_single(out, x, group=self._group)
         return out
 
+    def all_to_all_rows(
+        self, x: torch.Tensor, counts: Sequence[int]
+    ) -> tuple[torch.Tensor, list[int]]:
+        """`counts[i]` rows of `x`, in order, go to rank i; theirs come back, by rank, and how many
+        each sent.
+        """
+        theirs = self.all_to_all(torch.tensor(counts, device=x.device)).tolist()
+        out = x.new_empty(sum(theirs), *x.shape[1:])
+        with _naming(self.members, "all-to-all"):
+            dist.all_to_all_single(out, x, theirs, list(counts), group=self._group)
+        return out, theirs
+
     def barrier(self) -> None:
         """Return once every member has come here."""
         self.all_reduce(torch.zeros(1))
