@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fabrics import fabric
-from wirecut.cli import main
+from wirecut.cli.app import app
 from wirecut.fabric.fabric import save_fabric
 
 RUNNER = CliRunner()
@@ -46,7 +46,7 @@ def home(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def run(*words: str):
-    return RUNNER.invoke(main.app, list(words))
+    return RUNNER.invoke(app, list(words))
 
 
 def refused(*words: str, says: str = "") -> str:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import wirecut
 from fabrics import CONFIG, MADE, fabric
-from wirecut.cli import main
+from wirecut.cli.app import app
 from wirecut.fabric.discover import assumed_fabric
 from wirecut.fabric.fabric import save_fabric
 from wirecut.layout.plan import load_plan
@@ -34,7 +34,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*words: str):
-    return RUNNER.invoke(main.app, list(words))
+    return RUNNER.invoke(app, list(words))
 
 
 def test_plan_json_is_the_contract(home: Path):

@@ -196,9 +196,11 @@ def test_a_cache_in_fp8_holds_twice_the_tokens():
 def test_buffers_of_a_step_by_hand():
     # 8,192 tokens x (4 x 4,096 + (32 + 16) x 128 + 3 x 14,336) x 2 B, 256 rows of fp32 logits
     spec, limits = bundled(L8B), Limits(max_batched_tokens=8192, max_seqs=256)
-    one = activation_bytes(spec, Layout(), limits=limits, dtype="bf16")
+    alone = RankSizes.of(spec, Layout(), tp_rank=0, kv="bf16")
+    one = activation_bytes(alone, limits=limits, dtype="bf16")
     assert one == 8192 * (16384 + 6144 + 43008) * 2 + 256 * 128256 * 4
-    two = activation_bytes(spec, Layout(tp=2), limits=limits, dtype="bf16")
+    half = RankSizes.of(spec, Layout(tp=2), tp_rank=0, kv="bf16")
+    two = activation_bytes(half, limits=limits, dtype="bf16")
     assert two == 8192 * (16384 + 3072 + 21504) * 2 + 256 * 128256 * 4
 
 

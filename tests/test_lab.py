@@ -19,7 +19,7 @@ from wirecut.bench.picture import draw
 from wirecut.bench.scratch import folder_that_vanishes
 from wirecut.bench.testbed import why_no_bed
 from wirecut.cli import lab as lab_command
-from wirecut.cli.main import app
+from wirecut.cli.app import app
 from wirecut.errors import MissingExtra, UsageError
 from wirecut.explain.page import Grid, Paragraph, show
 from wirecut.spec.checkpoint import check_checkpoint

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import wirecut
-from wirecut.cli import main
+from wirecut.cli.app import app
 from wirecut.errors import NothingFits, UsageError
 from wirecut.fabric.typed import typed_fabric
 from wirecut.layout.plan import load_plan, save_plan
@@ -172,12 +172,12 @@ def test_a_plan_file_keeps_prices_and_other_fabrics(tmp_path):
 def test_the_command_line_takes_fabrics_and_prices():
     words = ["plan", MODEL, "--goal", "cost", "--engine", "vllm", "--concurrency", "32"]
     words += ["--fabric", "1xL40S", "--fabric", "1xH100-SXM"]
-    done = CliRunner().invoke(main.app, [*words, "--price", "L40S=0.9", "--price", "2.5", "--json"])
+    done = CliRunner().invoke(app, [*words, "--price", "L40S=0.9", "--price", "2.5", "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["prices"] == {"L40S": 0.9, "*": 2.5}
     names = {found["fabric"]["devices"][0]["name"], found["elsewhere"][0]["fabric"][2:]}
     assert names == {"L40S", "H100-SXM"}
-    bare = CliRunner().invoke(main.app, words)
+    bare = CliRunner().invoke(app, words)
     assert bare.exit_code == 2
     assert "--price" in bare.output

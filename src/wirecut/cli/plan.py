@@ -1,9 +1,5 @@
 """`wirecut plan`: choose the cut and say why."""
 
-import gc
-from collections.abc import Generator
-from contextlib import contextmanager
-
 from wirecut.cli.options import (
     ConcurrencyOpt,
     DeviceOpt,
@@ -30,17 +26,6 @@ from wirecut.cli.options import (
 from wirecut.spec.traffic import Traffic
 
 
-@contextmanager
-def _without_collection() -> Generator[None]:
-    """No garbage collection: a short run of arithmetic leaves no cycles, and is a tenth sooner."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@_without_collection()
 def plan(
     model: ModelArg,
     fabric: FabricsOpt = None,

@@ -53,6 +53,22 @@ def collective_price(
     """
     if len(group) < 2:
         return Price(0.0, lambda: "one rank", "measured", 0.0)
+    asked = (op, fabric.likeness(group), num_bytes, at_once, library)
+    known = fabric.worked_out.get(asked)
+    if not isinstance(known, Price):
+        known = _collective_price(fabric, op, group, num_bytes, at_once, library)
+        fabric.worked_out[asked] = known
+    return known
+
+
+def _collective_price(
+    fabric: Fabric,
+    op: Op,
+    group: Sequence[int],
+    num_bytes: float,
+    at_once: int,
+    library: str | Library | None,
+) -> Price:
     kind = fabric.slowest_link(group).kind
     chosen, measured = _library(kind, library), _library(kind, None)
 

@@ -66,20 +66,25 @@ def check_traffic(spec: ModelSpec, traffic: Traffic) -> None:
 
 def consider(pricing: Pricing, cut: Cut, traffic: Traffic) -> Candidate | Rejected:
     """The cut ready for timing, or why its memory or its wires do not do."""
-    layout = str(cut.layout)
     try:
         replica = Replica(pricing, cut)
     except FabricError as error:
-        return Rejected(layout, str(error))
+        return Rejected(str(cut.layout), str(error))
+    return fit(replica, traffic)
+
+
+def fit(replica: Replica, traffic: Traffic) -> Candidate | Rejected:
+    """The replica ready for timing, or why its memory does not do."""
+    pricing = replica.pricing
     request_tokens = pricing.engine.in_blocks(traffic.input_tokens + traffic.output_tokens)
     memory = replica.memory(request_tokens)
     token_bytes = replica.kv_token_bytes(request_tokens)
     reason = why_no_room(memory, request_tokens, token_bytes, pricing.engine)
     if reason is not None:
-        return Rejected(layout, reason, memory)
+        return Rejected(str(replica.cut.layout), reason, memory)
     filled = _filled_tokens(pricing, traffic)
     most_running = max(1, min(pricing.limits.max_seqs, memory.kv_tokens // filled))
-    return Candidate(cut, replica, memory, most_running)
+    return Candidate(replica.cut, replica, memory, most_running)
 
 
 def _filled_tokens(pricing: Pricing, traffic: Traffic) -> int:

@@ -165,7 +165,10 @@ def steady(
     mixes = replica.pricing.engine.batching.mixes
     prompting = min(1.0, flow.prompting) if mixes else flow.prompting
     share = prompting * max(others, 1) / running
-    all_s = burst_s(replica, traffic, running, busy_replicas, speed)
+    all_prompts = _prompts(replica, traffic, running, running, busy_replicas, speed)
+    all_s = all_prompts.seconds
+    if replica.pricing.engine.batching.one_prompt:
+        all_s = burst_s(replica, traffic, running, busy_replicas, speed)
     step = 0.0 if found else _in_step(replica, traffic, flow, running)
     alone = found or 1 - max(together, step)
     ahead_s = alone * _ahead(flow, traffic.input_tokens, share, poisson=found > 0)
@@ -180,7 +183,7 @@ def steady(
     if mixes or not found:
         answer_s = prefill.seconds + in_progress_s + before_s
         answer_s += rounds * (flow.decode.step_s + stolen_s)
-        least_s = _prompts(replica, traffic, running, running, busy_replicas, speed).held_s
+        least_s = all_prompts.held_s
         most_s = math.inf if found else _most_wait(answer_s, least_s, running)
         more = min(1.0, 1 / together - 1) if together else 1.0  # rounds after a burst, 1 at most
         ahead_s = max(more * (least_s - answer_s), min(ahead_s, most_s))

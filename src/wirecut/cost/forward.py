@@ -8,6 +8,7 @@ Knows no prices: `step` fills it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from wirecut.cost.terms import Kind
 from wirecut.fabric.fabric import Source
@@ -32,18 +33,23 @@ class Piece:
         return self.words()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Forward:
-    """One forward: its pieces, and per stage the seconds of compute and of wires.
+    """One forward: per stage the seconds of compute and of wires, and its pieces, which are made
+    when asked for.
 
     `handoffs_s` is per boundary, `back_s` for the tokens' return to the first stage.
     """
 
-    pieces: tuple[Piece, ...]
+    make_pieces: Callable[[], tuple[Piece, ...]]
     compute_s: tuple[float, ...]
     wire_s: tuple[float, ...]
     handoffs_s: tuple[float, ...]
     back_s: float
+
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        return self.make_pieces()
 
 
 @dataclass(frozen=True, slots=True)

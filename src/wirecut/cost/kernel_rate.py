@@ -64,7 +64,7 @@ class Kernels:
         return replace(gpu, generation=gpu.generation.scaled(starts=self.starts))
 
     @cached_property
-    def _products(self) -> dict[tuple[Product, int], float]:
+    def _products(self) -> dict[tuple[int, int, int, str, float], float]:
         """Seconds of every product asked for: layouts of one search ask for the same ones."""
         return {}
 
@@ -81,11 +81,12 @@ class Kernels:
     ) -> float:
         if not rows:
             return 0.0
-        seconds = self._products.get((product, rows))
+        key = rows, product.n, product.k, product.format, product.weight_bytes
+        seconds = self._products.get(key)
         if seconds is None:
             format = kernel_format(product.format)
             seconds = matmul_s(self.gpu, rows, product.n, product.k, format, product.weight_bytes)
-            self._products[product, rows] = seconds
+            self._products[key] = seconds
         return seconds
 
     def routed_s(

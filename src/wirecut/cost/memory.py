@@ -7,6 +7,7 @@ the one definition of a shard.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 from wirecut.cost.engines import EngineProfile
@@ -16,7 +17,6 @@ from wirecut.cost.work import LayerWork, Product, layer_work
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut, Limits
 from wirecut.layout.shards import belongs_to, held_bytes, padded_vocab
-from wirecut.spec.feedforward import Moe
 from wirecut.spec.formats import element_bits
 from wirecut.spec.model import ModelSpec
 from wirecut.units import DTYPE_BYTES, GIB, MIB
@@ -89,38 +89,45 @@ class RankSizes:
         """Cache of one request of `tokens` tokens in these layers: windows keep fewer, recurrent
         layers a state.
         """
-        total = 0.0
-        for work in self.works[layers[0] : layers[1]]:
-            if work.mixer is not None:
-                kept = work.mixer.cached_tokens(tokens) * work.kv_elements
-                total += kept * self.kv_size + work.state_elements * STATE_BYTES
-        return total
+        sums = self._requests.get(tokens)
+        if sums is None:
+            sums = self._requests[tokens] = _sums(self._kept(work, tokens) for work in self.works)
+        return sums[layers[1]] - sums[layers[0]]
+
+    def _kept(self, work: LayerWork, tokens: int) -> float:
+        if work.mixer is None:
+            return 0.0
+        kept = work.mixer.cached_tokens(tokens) * work.kv_elements
+        return kept * self.kv_size + work.state_elements * STATE_BYTES
+
+    @cached_property
+    def _requests(self) -> dict[int, tuple[float, ...]]:
+        """Running sums of a request's cache by its tokens: every cut asks for the same."""
+        return {}
 
 
 def _sums(values: Iterable[float]) -> tuple[float, ...]:
     return tuple(accumulate(values, initial=0.0))
 
 
-def activation_bytes(spec: ModelSpec, layout: Layout, *, limits: Limits, dtype: str) -> int:
+def activation_bytes(sizes: RankSizes, *, limits: Limits, dtype: str) -> int:
     """Buffers of a step that is full to the token budget, on the last stage's ranks.
 
     tokens x (4 hidden + heads and keys and values + 3 widest intermediate share) x dtype +
     sequences x vocabulary x 4 bytes.
     """
-    tp = layout.tp
-    row = 0.0
-    for layer in spec.kinds:
-        work = layer_work(spec, layer, layout)
+    spec, layout, row = sizes.spec, sizes.layout, 0.0
+    for work in {id(work): work for work in sizes.works}.values():
         around = max((p.n for p in work.products if p.name == "qkv"), default=0)
         wide = max((p.n for p in work.products if p.name == "gate_up"), default=0) * 1.5
-        if isinstance(layer.mlp, Moe) and work.routed:
+        if work.routed:
             routed = work.routed
             here = routed.top_k * routed.here / routed.experts
             if layout.ep > 1:  # tokens of all replicas come to the busiest rank's experts
                 here *= layout.dp * rank_load(routed.experts, routed.here)
             wide += here * (WIDE_BUFFERS * routed.intermediate + routed.hidden)
         row = max(row, HIDDEN_BUFFERS * spec.hidden + around + wide)
-    logits = min(limits.max_seqs, limits.max_batched_tokens) * padded_vocab(spec.vocab, tp)
+    logits = min(limits.max_seqs, limits.max_batched_tokens) * padded_vocab(spec.vocab, layout.tp)
     return round(limits.max_batched_tokens * row * DTYPE_BYTES[dtype] + logits * LOGIT_BYTES)
 
 
@@ -151,8 +158,7 @@ def worst_memory(
     among the stage's devices.
     """
     layout, room = cut.layout, engine.room
-    spec = sizes[0].spec
-    activations = activation_bytes(spec, layout, limits=limits, dtype=dtype)
+    activations = activation_bytes(sizes[0], limits=limits, dtype=dtype)
     buffers = room.runtime_bytes + (room.group_bytes if layout.tp > 1 else 0)
     ranks: list[_Held] = []
     for stage, layers in enumerate(cut.stages):

@@ -200,7 +200,7 @@ def _meanwhile(replica: Replica, batch: Batch, stages: int, replicas: int) -> Ba
     """
     layout = replica.cut.layout
     busy = layout.tp * stages * (replicas or layout.dp)
-    busy = busy if busy < max(stage.rate.total for stage in replica.stages) else 0
+    busy = busy if busy < replica.most_busy else 0
     dealt = replicas if layout.ep > 1 else 0
     if (busy, dealt) == (batch.busy, batch.replicas):
         return batch  # the usual case, asked thousands of times

@@ -148,6 +148,7 @@ class Replica:
         self.sizes = pricing.sizes(cut.layout)
         self.stages = tuple(self._stage(i) for i in range(cut.layout.pp))
         self.boundaries = tuple(self._boundary(i) for i in range(cut.layout.pp - 1))
+        self.most_busy = max(stage.rate.total for stage in self.stages)
         self.forwards: dict[Batch, Forward] = {}  # priced so far, by `step.price_forward`
 
     @property

@@ -52,13 +52,13 @@ def _price_forward(replica: Replica, batch: Batch) -> Forward:
         for stage in stages
     ]
     handoffs, back = between(replica, batch)
-    pieces = [
-        *_compute_pieces(replica, batch, compute),
-        *wire_pieces(lines),
-        *between_pieces(handoffs, back),
-    ]
+
+    def pieces() -> tuple[Piece, ...]:
+        wired = (*wire_pieces(lines), *between_pieces(handoffs, back))
+        return (*_compute_pieces(replica, batch, compute), *wired)
+
     return Forward(
-        pieces=tuple(pieces),
+        make_pieces=pieces,
         compute_s=tuple(sum(one.seconds for one in stage.values()) for stage in compute),
         wire_s=tuple(sum(line.seconds for line in stage) for stage in lines),
         handoffs_s=tuple(price.seconds for price in handoffs),

@@ -31,13 +31,12 @@ def find_fabric(name: str | PathLike[str] | None, device: str | None = None) -> 
         last = load_fabric(probed) if probed.is_file() else here
         same = (last.hosts, len(last.devices)) == (here.hosts, len(here.devices))
         return last if same else here
-    from wirecut.fabric.saved import MAX_CHARS, read_saved
-    from wirecut.fabric.typed import looks_typed, typed_fabric
-
     path, text = Path(name), str(name)
     if not text.strip():
         raise FabricError("the fabric is empty: give a file, or a typed one such as 8xL40S")
     if text == "-":
+        from wirecut.fabric.saved import MAX_CHARS, read_saved
+
         return read_saved(sys.stdin.read(MAX_CHARS), device)
     with suppress(OSError):  # a text too long to be a file's name
         if path.is_file():
@@ -47,6 +46,8 @@ def find_fabric(name: str | PathLike[str] | None, device: str | None = None) -> 
                 f"fabric {path} is {'a folder' if path.is_dir() else 'no plain file'}, expected "
                 "the file that `wirecut probe` writes"
             )
+    from wirecut.fabric.typed import looks_typed, typed_fabric
+
     if looks_typed(text):
         _no_device(device, text)
         return typed_fabric(text)

@@ -47,34 +47,35 @@ def cut_stages(
     extras[0] += first_extra
     extras[-1] += last_extra
 
-    def load(stage: int, first: int, last: int) -> float:
-        if held[last] - held[first] > limits[stage]:
-            return math.inf
-        return (before[last] - before[first] + extras[stage]) * slow[stage]
-
-    worst: list[dict[int, float]] = [{last: load(0, 0, last) for last in range(1, layers + 1)}]
-    came_from: list[dict[int, int]] = [{}]
+    worst = [  # of the stages so far, by layers so far
+        (before[last] + extras[0]) * slow[0] if held[last] <= limits[0] else math.inf
+        for last in range(layers + 1)
+    ]
+    came_from: list[dict[int, int]] = []
     for stage in range(1, pp):
-        row: dict[int, float] = {}
-        origin: dict[int, int] = {}
+        extra, slower, limit = extras[stage], slow[stage], limits[stage]
+        row, origin = [math.inf] * (layers + 1), dict[int, int]()
         for last in range(stage + 1, layers - pp + stage + 2) if stage < pp - 1 else [layers]:
             best = math.inf
             for first in range(last - 1, stage - 1, -1):
-                own = load(stage, first, last)
-                if own >= best:
+                own = (before[last] - before[first] + extra) * slower
+                if own >= best or held[last] - held[first] > limit:
                     break
-                if (slowest := max(own, worst[-1][first])) < best:
+                slowest = worst[first]
+                if own > slowest:
+                    slowest = own
+                if slowest < best:
                     best, origin[last] = slowest, first
             row[last] = best
-        worst.append(row)
+        worst = row
         came_from.append(origin)
-    if room and math.isinf(worst[-1][layers]):
+    if room and math.isinf(worst[layers]):
         return cut_stages(
             weights, pp, first_extra=first_extra, last_extra=last_extra, speeds=speeds
         )
 
     ends = [layers]
-    for stage in range(pp - 1, 0, -1):
-        ends.append(came_from[stage][ends[-1]])
+    for origin in reversed(came_from):
+        ends.append(origin[ends[-1]])
     bounds = [0, *reversed(ends)]
     return tuple(pairwise(bounds))

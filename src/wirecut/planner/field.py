@@ -1,7 +1,7 @@
 """The few candidates that win anywhere near a question, and the nearest value at which another one
 does.
 
-    field = Field.near(contest, traffic)
+    field = Field.near(contest, traffic, contest.order(traffic))
     field.nearest([1.0, 2.0, 4.0], lambda contest, factor: ..., within(0.01))
 
 Every step asks only the few; what is found is checked against all, and who turns up there joins.
@@ -36,9 +36,8 @@ class Field:
     unlike: Contest
 
     @classmethod
-    def near(cls, contest: Contest, traffic: Traffic) -> "Field":
-        """The best of this load on slow, these and fast wires."""
-        order = contest.order(traffic)
+    def near(cls, contest: Contest, traffic: Traffic, order: Sequence[Candidate]) -> "Field":
+        """The best of this load on slow, these (`order`) and fast wires."""
         best, of_pair = order[:BEST], dict[tuple[int, int], Candidate]()
         for one in order:
             of_pair.setdefault((one.cut.layout.tp, one.cut.layout.pp), one)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from wirecut.cost.collectives import collective_price
-from wirecut.cost.estimate import Candidate, consider
+from wirecut.cost.estimate import Candidate, fit
 from wirecut.cost.replica import Pricing
 from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.link import Link
@@ -193,7 +193,7 @@ def prompt_flips(field: Field, pricing: Pricing) -> Iterator[Flip]:
 
     def wins(contest: Contest, tokens: float) -> Candidate:
         load = replace(traffic, input_tokens=int(tokens))
-        again = (consider(pricing, one.cut, load) for one in contest.candidates)
+        again = (fit(one.replica, load) for one in contest.candidates)
         works = [one for one in again if isinstance(one, Candidate)]
         return contest.among(works).winner(load) if works else field.chosen
 

@@ -127,7 +127,7 @@ def _hold(pricing: Pricing, traffic: Traffic, goal: str, prices: dict[str, float
 def _ranking(held: _Held, traffic: Traffic) -> Ranking:
     pricing, contest = held.pricing, held.contest
     ranked = tuple(price(place.candidate, traffic) for place in held.places)
-    near = Field.near(contest, traffic)
+    near = Field.near(contest, traffic, [place.candidate for place in held.places])
     flips = (
         *speed_flips(near, pricing),
         *load_flips(near),
