@@ -9,8 +9,8 @@ CPU_TORCH := https://download.pytorch.org/whl/cpu
 REACHABLE := import urllib.request as u; u.urlopen("$(CPU_TORCH)/torch/", timeout=5)
 INDEX = $(shell command -v nvidia-smi >/dev/null || ! $(PYTHON) -c '$(REACHABLE)' 2>/dev/null || echo --extra-index-url $(CPU_TORCH))
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
-# pip compiles what it copies, not what it links to, and where bytecode may not be written every start would compile again.
-COMPILE = $(BIN)/python -m compileall -q src
+# pip compiles what it copies, not what it links to, and where bytecode may not be written every start would compile again; the C kernels are compiled here too.
+COMPILE = $(BIN)/python -m compileall -q src && $(BIN)/python -c 'import torch; from wirecut.machine import native; native.load()'
 
 .PHONY: demo test check format bench-peers clean
 

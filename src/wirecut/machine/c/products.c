@@ -1,0 +1,95 @@
+// Products of a few or many rows with a weight, in bf16 with sums in fp32.
+//
+// A weight (outs, ins) is stored in panels of 32 outputs, pairs of inputs side by side: (outs / 32,
+// ins / 2, 32, 2). A product of one row so reads memory once from front to back; one of many reads
+// each panel from the cache again. Every row sums in the same order whatever stands beside it.
+
+#include <stdint.h>
+
+#if defined __AVX512BF16__ && !defined __AMX_BF16__  // oneDNN is faster with AMX
+#include <immintrin.h>
+
+typedef uint16_t bf16;
+enum { PANEL = 32, VECTOR = 16, MOST_ROWS = 12 };
+
+void pack_bf16(const bf16 *weight, bf16 *packed, long outs, long ins)
+{
+    long panels = (outs + PANEL - 1) / PANEL;
+#pragma omp parallel for
+    for (long p = 0; p < panels; p++)
+        for (long pair = 0; pair < ins / 2; pair++)
+            for (long o = 0; o < PANEL; o++) {
+                long row = p * PANEL + o;
+                uint32_t *to = (uint32_t *)packed + (p * (ins / 2) + pair) * PANEL + o;
+                *to = row < outs ? ((const uint32_t *)(weight + row * ins))[pair] : 0;
+            }
+}
+
+// R rows with one panel. Meanwhile `ahead`, a share of the next panel, is fetched into the cache,
+// `stride` bytes a step: the memory is busy while the core is.
+#define TILE(R)                                                                                    \
+    static void tile_##R(const bf16 *x, long ins, const bf16 *panel, const char *ahead,            \
+                         long stride, __m512 sums[][2])                                            \
+    {                                                                                              \
+        __m512 low[R], high[R];                                                                    \
+        for (int r = 0; r < R; r++)                                                                \
+            low[r] = high[r] = _mm512_setzero_ps();                                                \
+        for (long pair = 0; pair < ins / 2; pair++) {                                              \
+            const bf16 *w = panel + pair * PANEL * 2;                                              \
+            __m512bh w_low = (__m512bh)_mm512_loadu_si512(w);                                      \
+            __m512bh w_high = (__m512bh)_mm512_loadu_si512(w + PANEL);                             \
+            _mm_prefetch(ahead + pair * stride, _MM_HINT_T0);                                      \
+            _mm_prefetch(ahead + pair * stride + 64, _MM_HINT_T0);                                 \
+            for (int r = 0; r < R; r++) {                                                          \
+                __m512bh both = (__m512bh)_mm512_set1_epi32(((const int32_t *)(x + r * ins))[pair]); \
+                low[r] = _mm512_dpbf16_ps(low[r], w_low, both);                                    \
+                high[r] = _mm512_dpbf16_ps(high[r], w_high, both);                                 \
+            }                                                                                      \
+        }                                                                                          \
+        for (int r = 0; r < R; r++)                                                                \
+            sums[r][0] = low[r], sums[r][1] = high[r];                                             \
+    }
+
+TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12)
+
+typedef void (*Tile)(const bf16 *, long, const bf16 *, const char *, long, __m512[][2]);
+static const Tile TILES[MOST_ROWS + 1] = {0,      tile_1, tile_2, tile_3, tile_4,  tile_5, tile_6,
+                                          tile_7, tile_8, tile_9, tile_10, tile_11, tile_12};
+
+// The first `left` of a panel's outputs, with their bias if there is one.
+static void store(const __m512 sums[2], const bf16 *bias, bf16 *y, long left)
+{
+    for (long at = 0; at < PANEL && at < left; at += VECTOR) {
+        __mmask16 mask = left - at < VECTOR ? (1u << (left - at)) - 1 : 0xffff;
+        __m512 sum = sums[at / VECTOR];
+        if (bias) {
+            __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, bias + at));
+            sum = _mm512_add_ps(sum, (__m512)_mm512_slli_epi32(wide, 16));
+        }
+        _mm256_mask_storeu_epi16(y + at, mask, (__m256i)_mm512_cvtneps_pbh(sum));
+    }
+}
+
+// y (rows, outs) = x (rows, ins) @ weight.T + bias, which may be none
+void linear_bf16(const bf16 *x, const bf16 *packed, const bf16 *bias, bf16 *y, long rows, long outs,
+                 long ins)
+{
+    if (rows == 0)
+        return;
+    long panels = (outs + PANEL - 1) / PANEL, passes = (rows + MOST_ROWS - 1) / MOST_ROWS;
+    long panel_bytes = PANEL * ins * sizeof(bf16), stride = 2 * 64 / passes;
+#pragma omp parallel for
+    for (long p = 0; p < panels; p++) {
+        const bf16 *panel = packed + p * PANEL * ins;
+        for (long pass = 0; pass < passes; pass++) {
+            long first = rows * pass / passes, last = rows * (pass + 1) / passes;
+            __m512 sums[MOST_ROWS][2];
+            const char *ahead = (const char *)panel + panel_bytes + pass * stride * (ins / 2);
+            TILES[last - first](x + first * ins, ins, panel, ahead, stride, sums);
+            for (long r = first; r < last; r++)
+                store(sums[r - first], bias ? bias + p * PANEL : 0, y + r * outs + p * PANEL,
+                      outs - p * PANEL);
+        }
+    }
+}
+#endif

@@ -1,0 +1,101 @@
+// What stands between the products of a layer: norms, rotary embedding, gated activation. Each reads
+// and writes its rows once and computes in fp32.
+
+#include <math.h>
+
+#include "numbers.h"
+
+// out = x / rms(x) * weight, row by row; with `add`, x += add before (rounded as it is stored).
+INLINE void norm_row(void *x, const void *add, const void *weight, void *out, long width, float eps,
+                     int bf16)
+{
+    vec squares = all(0);
+    for (long i = 0; i < width; i += LANES) {
+        vec v = load(x, i, bf16);
+        if (add) {
+            store(x, i, v + load(add, i, bf16), bf16);
+            v = load(x, i, bf16);
+        }
+        squares += v * v;
+    }
+    float scale = 1 / sqrtf(sum_of(squares) / width + eps);
+    for (long i = 0; i < width; i += LANES)
+        store(out, i, load(x, i, bf16) * scale * load(weight, i, bf16), bf16);
+}
+
+void rms_norm(void *x, const void *add, const void *weight, void *out, long rows, long width,
+              float eps, int bf16)
+{
+#pragma omp parallel for if (rows > 16)
+    for (long r = 0; r < rows; r++) {
+        void *row = at(x, r * width, bf16), *to = at(out, r * width, bf16);
+        const void *added = add ? at(add, r * width, bf16) : 0;
+        if (bf16)
+            norm_row(row, added, weight, to, width, eps, 1);
+        else
+            norm_row(row, added, weight, to, width, eps, 0);
+    }
+}
+
+// Turn the halves of each head by its row's angles, in place. Cosines and sines are (rows, width),
+// the sines of the first half with their sign changed; x's rows are `stride` elements apart.
+INLINE void rotate_row(void *x, const void *cosines, const void *sines, long heads, long width,
+                       int bf16)
+{
+    long half = width / 2;
+    for (long h = 0; h < heads; h++)
+        for (long i = 0; i < half; i += LANES) {
+            void *head = at(x, h * width, bf16);
+            vec a = load(head, i, bf16), b = load(head, half + i, bf16);
+            vec low = a * load(cosines, i, bf16) + b * load(sines, i, bf16);
+            vec high = b * load(cosines, half + i, bf16) + a * load(sines, half + i, bf16);
+            store(head, i, low, bf16);
+            store(head, half + i, high, bf16);
+        }
+}
+
+void rotate(void *x, const void *cosines, const void *sines, long rows, long stride, long heads,
+            long width, int bf16)
+{
+#pragma omp parallel for if (rows > 16)
+    for (long r = 0; r < rows; r++) {
+        void *row = at(x, r * stride, bf16);
+        const void *cosine = at(cosines, r * width, bf16), *sine = at(sines, r * width, bf16);
+        if (bf16)
+            rotate_row(row, cosine, sine, heads, width, 1);
+        else
+            rotate_row(row, cosine, sine, heads, width, 0);
+    }
+}
+
+// out (rows, width) = silu(gate) * up, where a row of x is its gate and then its up.
+INLINE void gate_row(const void *x, void *out, long width, int bf16)
+{
+    for (long i = 0; i < width; i += LANES) {
+        vec gate = load(x, i, bf16), up = load(x, width + i, bf16);
+        store(out, i, gate / (1 + exponential(-gate)) * up, bf16);
+    }
+}
+
+void silu_gate(const void *x, void *out, long rows, long width, int bf16)
+{
+#pragma omp parallel for if (rows > 16)
+    for (long r = 0; r < rows; r++) {
+        const void *row = at(x, r * 2 * width, bf16);
+        if (bf16)
+            gate_row(row, at(out, r * width, bf16), width, 1);
+        else
+            gate_row(row, at(out, r * width, bf16), width, 0);
+    }
+}
+
+// Each row's head (heads, width) to its slot of the cache (heads, places, width).
+void keep(const void *x, void *cache, const int64_t *slots, long rows, long stride, long heads,
+          long width, long places, int bf16)
+{
+    long bytes = width * (bf16 ? 2 : 4);
+    for (long r = 0; r < rows; r++)
+        for (long h = 0; h < heads; h++)
+            memcpy(at(cache, (h * places + slots[r]) * width, bf16),
+                   at(x, r * stride + h * width, bf16), bytes);
+}
