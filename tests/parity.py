@@ -114,12 +114,14 @@ def reference(folder: Path) -> Reference:
     return Reference(folder, prompts, tuple(tokens), tuple(logits))
 
 
-def run_cell(ref: Reference, layout: Layout, *, wire: str = "shm") -> Cell:
+def run_cell(
+    ref: Reference, layout: Layout, *, wire: str = "shm", shares: tuple[int, ...] = ()
+) -> Cell:
     """Serve the prompts on the engine and compare."""
     spec = read_config(ref.folder / "config.json")
     fabric = assumed_fabric(max(2, layout.world_size)).only(wire)
     stages = cut_stages([1.0] * spec.num_layers, layout.pp)
-    cut = Cut(layout, tuple(range(layout.world_size)), stages)
+    cut = Cut(layout, tuple(range(layout.world_size)), stages, shares)
     prompts = [Prompt(tokens, NEW_TOKENS) for tokens in ref.prompts]
     begin = time.monotonic()
     with Engine(ref.folder, cut, fabric, limits=LIMITS, dtype="fp32", keep_logits=True) as engine:

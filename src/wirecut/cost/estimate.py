@@ -129,6 +129,7 @@ def price(candidate: Candidate, traffic: Traffic) -> Estimate:
         running=timing.running,
         interval=interval,
         terms=terms,
+        shares=candidate.cut.shares,
     )
 
 

@@ -38,6 +38,7 @@ class RankSizes:
     spec: ModelSpec
     layout: Layout
     tp_rank: int
+    shares: tuple[int, ...]
     works: tuple[LayerWork, ...]
     linears: tuple[float, ...]
     weights: tuple[float, ...]
@@ -46,11 +47,19 @@ class RankSizes:
     kv_size: float
 
     @classmethod
-    def of(cls, spec: ModelSpec, layout: Layout, *, tp_rank: int, kv: str) -> "RankSizes":
+    def of(
+        cls,
+        spec: ModelSpec,
+        layout: Layout,
+        *,
+        tp_rank: int,
+        kv: str,
+        shares: tuple[int, ...] = (),
+    ) -> "RankSizes":
         """Sizes of rank `tp_rank` of the first replica. Layers of the same kind are asked for
         once.
         """
-        known = {layer: layer_work(spec, layer, layout, tp_rank) for layer in spec.kinds}
+        known = {layer: layer_work(spec, layer, layout, tp_rank, shares) for layer in spec.kinds}
         works = tuple(known[layer] for layer in spec.layers)
         size = element_bits(kv) / 8
         rows = padded_vocab(spec.vocab, layout.tp) // layout.tp
@@ -67,6 +76,7 @@ class RankSizes:
             spec=spec,
             layout=layout,
             tp_rank=tp_rank,
+            shares=shares,
             works=works,
             linears=_sums(work.linear_bytes for work in works),
             weights=_sums(work.weight_bytes for work in works),
@@ -82,7 +92,9 @@ class RankSizes:
             for tensor in self.spec.outside_tensors
             if belongs_to(tensor, self.spec, is_first=is_first, is_last=is_last)
         ]
-        own = held_bytes(ends, self.layout, dtype=self.spec.dtype, tp_rank=self.tp_rank)
+        own = held_bytes(
+            ends, self.layout, dtype=self.spec.dtype, tp_rank=self.tp_rank, shares=self.shares
+        )
         return self.weights[layers[1]] - self.weights[layers[0]] + own
 
     def request_bytes(self, layers: tuple[int, int], tokens: int) -> float:
@@ -146,7 +158,7 @@ def worst_memory(
     cut: Cut,
     *,
     sizes: Sequence[RankSizes],
-    capacities: Sequence[int],
+    capacities: Sequence[Sequence[int]],
     limits: Limits,
     dtype: str,
     engine: EngineProfile,
@@ -154,17 +166,17 @@ def worst_memory(
 ) -> Memory:
     """The rank with the least room for requests of `tokens` tokens, before any runs (`kv_bytes` 0).
 
-    `sizes` is per TP rank that differs, `capacities` the devices' memory by stage: the smallest
-    among the stage's devices.
+    `sizes` is per TP rank that differs, `capacities` by stage and by those the memory of the
+    smallest device.
     """
     layout, room = cut.layout, engine.room
-    activations = activation_bytes(sizes[0], limits=limits, dtype=dtype)
+    activations = max(activation_bytes(one, limits=limits, dtype=dtype) for one in sizes)
     buffers = room.runtime_bytes + (room.group_bytes if layout.tp > 1 else 0)
     ranks: list[_Held] = []
     for stage, layers in enumerate(cut.stages):
-        for own in sizes:
+        for own, device in zip(sizes, capacities[stage], strict=True):
             weights = own.weight_bytes(layers, is_first=stage == 0, is_last=stage == layout.pp - 1)
-            fixed, device = weights + activations + buffers, capacities[stage]
+            fixed = weights + activations + buffers
             capacity = device * room.share
             if room.of_rest:
                 capacity = fixed + max(0.0, device - fixed) * room.share

@@ -7,8 +7,9 @@ memory.
 Knows no traffic and no time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from wirecut.cost.collectives import collective_price
 from wirecut.cost.engines import WIRECUT, EngineProfile
@@ -31,7 +32,7 @@ STEP_ROWS = 64  # rows of a step by which the slowest of unlike wires is told: l
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One stage as priced: its heaviest rank, on its slowest device, over its slowest TP group.
+    """One stage as priced: the rank that streams its weights slowest, over its slowest TP group.
 
     `works` are its distinct layers and how many there are of each; `head` None: another stage has
     it. `expert_group` are all ranks that share the stage's experts.
@@ -86,7 +87,7 @@ class Pricing:
         smallest = min(device.memory_bytes for device in fabric.devices)
         self.limits = limits or engine.limits(smallest)
         self.kv_dtype = spec.kv_dtype or engine.kv_formats.get(kind_of(spec.weights.linear), dtype)
-        self._sizes: dict[Layout, list[RankSizes]] = {}
+        self._sizes: dict[tuple[Layout, tuple[int, ...]], list[RankSizes]] = {}
         self._rates: dict[int, Rate] = {}
         self.stages: dict[tuple[object, ...], Stages] = {}  # cut so far, by `planner.space`
 
@@ -98,17 +99,20 @@ class Pricing:
         other._sizes, other._rates, other.stages = self._sizes, self._rates, self.stages
         return other
 
-    def sizes(self, layout: Layout) -> list[RankSizes]:
+    def sizes(self, layout: Layout, shares: tuple[int, ...] = ()) -> list[RankSizes]:
         """Sizes of the ranks of a TP group that differ: all where TP deals unevenly, else the first
-        and the last.
+        and the last. Each stands for the ranks up to the next.
         """
-        key = Layout(tp=layout.tp, dp=layout.dp if layout.ep > 1 else 1, ep=layout.ep)
+        alike = Layout(tp=layout.tp, dp=layout.dp if layout.ep > 1 else 1, ep=layout.ep)
+        key = alike, shares
         if key not in self._sizes:
-            ranks = {0, key.tp - 1}
-            if why_not(self.spec, Layout(tp=key.tp), key.tp, EngineRules()) is not None:
-                ranks = set(range(key.tp))
+            ranks = {0, alike.tp - 1}
+            uneven = why_not(self.spec, Layout(tp=alike.tp), alike.tp, EngineRules()) is not None
+            if uneven or shares:
+                ranks = set(range(alike.tp))
             self._sizes[key] = [
-                RankSizes.of(self.spec, key, tp_rank=i, kv=self.kv_dtype) for i in sorted(ranks)
+                RankSizes.of(self.spec, alike, tp_rank=i, kv=self.kv_dtype, shares=shares)
+                for i in sorted(ranks)
             ]
         return self._sizes[key]
 
@@ -145,7 +149,7 @@ class Replica:
 
     def __init__(self, pricing: Pricing, cut: Cut) -> None:
         self.pricing, self.cut = pricing, cut
-        self.sizes = pricing.sizes(cut.layout)
+        self.sizes = pricing.sizes(cut.layout, cut.shares)
         self.stages = tuple(self._stage(i) for i in range(cut.layout.pp))
         self.boundaries = tuple(self._boundary(i) for i in range(cut.layout.pp - 1))
         self.most_busy = max(stage.rate.total for stage in self.stages)
@@ -166,9 +170,10 @@ class Replica:
         pricing, groups, layout = self.pricing, self._groups(stage), self.cut.layout
         first, last = self.cut.stages[stage]
         is_last = stage == layout.pp - 1
-        heaviest = max(self.sizes, key=lambda rank: rank.linears[last] - rank.linears[first])
-        devices = [pricing.fabric.devices[i] for group in groups for i in group]
-        slowest = min(devices, key=lambda device: device.bytes_per_s)
+        heaviest, slowest = max(
+            zip(self.sizes, self._slowest(groups), strict=True),
+            key=lambda pair: (pair[0].linears[last] - pair[0].linears[first]) / pair[1].bytes_per_s,
+        )
         return Stage(
             works=_counted(heaviest.works[first:last]),
             head=heaviest.head if is_last else None,
@@ -179,6 +184,16 @@ class Replica:
             else groups[0],
             expert_group=tuple(i for group in groups for i in group) if layout.ep > 1 else (),
         )
+
+    def _devices(self, groups: Sequence[tuple[int, ...]]) -> Iterator[list[Device]]:
+        """The devices, in all replicas, of the ranks that each of `sizes` stands for."""
+        starts = [one.tp_rank for one in self.sizes]
+        for first, last in pairwise([*starts, self.cut.layout.tp]):
+            yield [self.pricing.fabric.devices[i] for group in groups for i in group[first:last]]
+
+    def _slowest(self, groups: Sequence[tuple[int, ...]]) -> list[Device]:
+        """The slowest device of those."""
+        return [min(some, key=lambda one: one.bytes_per_s) for some in self._devices(groups)]
 
     def _unlike(self, groups: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """One of the groups of each likeness."""
@@ -209,9 +224,9 @@ class Replica:
 
     def memory(self, tokens: int) -> Memory:
         """The rank with the least room for requests of `tokens` tokens."""
-        pricing, devices = self.pricing, self.pricing.fabric.devices
+        pricing = self.pricing
         capacities = [
-            min(devices[i].memory_bytes for group in self._groups(stage) for i in group)
+            [min(one.memory_bytes for one in some) for some in self._devices(self._groups(stage))]
             for stage in range(self.cut.layout.pp)
         ]
         return worst_memory(

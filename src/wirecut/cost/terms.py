@@ -106,7 +106,8 @@ class Estimate:
     """A layout that works, priced. `interval` holds (low, high) of ttft_s, tpot_s and
     output_tokens_per_s.
 
-    `devices_used` counts devices; `running` is how many requests a replica runs at once.
+    `devices_used` counts devices; `running` is how many requests a replica runs at once. `shares`:
+    of each rank of a TP group, where they are not alike.
     """
 
     layout: str
@@ -123,11 +124,12 @@ class Estimate:
     terms: tuple[Term, ...]
     fits: bool = True
     reason: str | None = None
+    shares: tuple[int, ...] = ()
 
     @property
     def cut(self) -> Cut:
         """The layout with its placement and stages, as runtimes take it."""
-        return Cut(parse_layout(self.layout), self.placement, self.stages)
+        return Cut(parse_layout(self.layout), self.placement, self.stages, self.shares)
 
     @property
     def devices_used(self) -> int:

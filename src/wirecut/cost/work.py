@@ -69,21 +69,27 @@ class LayerWork:
         return (self.mixer is not None) + (self.mlp is not None)
 
 
-def layer_work(spec: ModelSpec, layer: Layer, layout: Layout, tp_rank: int = 0) -> LayerWork:
-    """What rank `tp_rank` of the first replica does in this layer."""
+def layer_work(
+    spec: ModelSpec,
+    layer: Layer,
+    layout: Layout,
+    tp_rank: int = 0,
+    shares: tuple[int, ...] = (),
+) -> LayerWork:
+    """What rank `tp_rank` of the first replica does in this layer; `shares` as in `layout.plan`."""
     tensors, tp, mixer = spec.layer_tensors(layer), layout.tp, layer.mixer
     dense = [tensor for tensor in tensors if not tensor.experts]
-    products = _products(spec, dense, tp, tp_rank)
+    products = _products(spec, dense, tp, tp_rank, shares)
     routed = None
     if isinstance(layer.mlp, Moe):
-        routed = _routed(spec, layer.mlp, tensors, layout, tp_rank)
+        routed = _routed(spec, layer.mlp, tensors, layout, tp_rank, shares)
     heads = kv_heads = kv = state = 0
     if mixer is not None:
-        first, last = unit_cut(mixer.heads, tp, tp_rank, mixer.groups)
+        first, last = unit_cut(mixer.heads, tp, tp_rank, mixer.groups, shares)
         heads, groups = last - first, max(1, mixer.groups)
-        first, last = unit_cut(groups, tp, tp_rank, groups)
+        first, last = unit_cut(groups, tp, tp_rank, groups, shares)
         kv_heads = last - first
-        kv, state = held_units(mixer.kv, tp, tp_rank), held_units(mixer.state, tp, tp_rank)
+        kv, state = (held_units(held, tp, tp_rank, shares) for held in (mixer.kv, mixer.state))
     return LayerWork(
         mixer=mixer,
         mlp=layer.mlp,
@@ -93,20 +99,20 @@ def layer_work(spec: ModelSpec, layer: Layer, layout: Layout, tp_rank: int = 0) 
         kv_heads=kv_heads,
         kv_elements=kv,
         state_elements=state,
-        weight_bytes=held_bytes(tensors, layout, dtype=spec.dtype, tp_rank=tp_rank),
+        weight_bytes=held_bytes(tensors, layout, dtype=spec.dtype, tp_rank=tp_rank, shares=shares),
         linear_bytes=sum(p.weight_bytes for p in products) + (routed.weight_bytes if routed else 0),
     )
 
 
 def _products(
-    spec: ModelSpec, tensors: Iterable[Tensor], tp: int, tp_rank: int
+    spec: ModelSpec, tensors: Iterable[Tensor], tp: int, tp_rank: int, shares: tuple[int, ...]
 ) -> tuple[Product, ...]:
     """The rank's products, those that run as one put together."""
     found: dict[tuple[str, int, str], tuple[int, float]] = {}
     for tensor in tensors:
         if not tensor.is_linear:
             continue
-        own = tensor_slice(tensor, tp=tp, tp_rank=tp_rank)
+        own = tensor_slice(tensor, tp=tp, tp_rank=tp_rank, shares=shares)
         n, k = own.shape_of(tensor)
         key = (MERGED.get(tensor.part, tensor.part), k, tensor.format or spec.dtype)
         wide, held = found.get(key, (0, 0.0))
@@ -117,11 +123,17 @@ def _products(
 
 
 def _routed(
-    spec: ModelSpec, moe: Moe, tensors: Iterable[Tensor], layout: Layout, tp_rank: int
+    spec: ModelSpec,
+    moe: Moe,
+    tensors: Iterable[Tensor],
+    layout: Layout,
+    tp_rank: int,
+    shares: tuple[int, ...],
 ) -> Routed:
     """The experts of the first EP group, which has the most, cut inside as `layout` does."""
     linears = [tensor for tensor in tensors if tensor.experts and tensor.is_linear]
-    first, last = unit_cut(moe.intermediate, expert_tp(layout), tp_rank % expert_tp(layout))
+    inside, inner = expert_tp(layout), shares if layout.ep == 1 else ()
+    first, last = unit_cut(moe.intermediate, inside, tp_rank % inside, shares=inner)
     return Routed(
         here=-(-moe.experts // layout.ep),
         experts=moe.experts,
@@ -130,5 +142,5 @@ def _routed(
         intermediate=last - first,
         gated=moe.gated,
         format=linears[0].format or spec.dtype,
-        weight_bytes=held_bytes(linears, layout, dtype=spec.dtype, tp_rank=tp_rank),
+        weight_bytes=held_bytes(linears, layout, dtype=spec.dtype, tp_rank=tp_rank, shares=shares),
     )

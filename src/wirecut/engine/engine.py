@@ -32,7 +32,7 @@ from wirecut.errors import LayoutError, MissingExtra, ModelError, RankFailed, Us
 from wirecut.fabric.discover import cores_for
 from wirecut.fabric.fabric import Fabric
 from wirecut.layout.plan import Cut, Limits
-from wirecut.layout.rules import OWN_ENGINE, why_not
+from wirecut.layout.rules import OWN_ENGINE, why_not, why_not_shares
 from wirecut.machine.ranks import Ranks, start_ranks
 from wirecut.machine.world import RankHost
 from wirecut.sched.request import Reason
@@ -109,6 +109,8 @@ class Engine:
         self.spec = read_config(folder / "config.json")
         self.cut, self.limits = cut, limits
         if reason := why_not(self.spec, cut.layout, len(fabric.devices), OWN_ENGINE):
+            raise LayoutError(reason)
+        if reason := why_not_shares(self.spec, cut.layout, cut.shares):
             raise LayoutError(reason)
         if cut.stages[-1][1] != self.spec.num_layers:
             raise UsageError(

@@ -47,7 +47,7 @@ class SliceReader:
     ) -> None:
         self.bytes_read = 0
         self.tensors_done = 0
-        self.tp, self.tp_rank = cut.layout.tp, tp_rank
+        self.tp, self.tp_rank, self.shares = cut.layout.tp, tp_rank, cut.shares
         self.spec, self.dtype, self.device = spec, dtype, device
         wanted = stage_tensors(spec, cut.stages, stage)
         self._tensors = {(tensor.layer, tensor.name): tensor for tensor in wanted}
@@ -77,7 +77,7 @@ class SliceReader:
             # Kept open until the stage is loaded: opening parses the header again.
             self._files[facts.file] = safe_open(facts.file, framework="pt", device="cpu")
         stored = self._files[facts.file].get_slice(tensor.name)
-        cut = tensor_slice(tensor, tp=self.tp, tp_rank=self.tp_rank)
+        cut = tensor_slice(tensor, tp=self.tp, tp_rank=self.tp_rank, shares=self.shares)
         if cut.dim is None:
             part = stored[:]
         elif cut.dim == 0:
@@ -102,8 +102,9 @@ def load_stage(
     spec, first_layer, last_layer = reader.spec, *cut.stages[stage]
     attention = spec.layers[0].mixer
     assert isinstance(attention, Attention)
-    q_first, q_last = query_heads(attention.heads, reader.tp, reader.tp_rank, attention.kv_heads)
-    kv_first, kv_last = kv_heads(attention.kv_heads, reader.tp, reader.tp_rank)
+    at = reader.tp, reader.tp_rank
+    q_first, q_last = query_heads(attention.heads, *at, attention.kv_heads, reader.shares)
+    kv_first, kv_last = kv_heads(attention.kv_heads, *at, reader.shares)
     layers: list[LlamaLayer] = []
     for index in range(first_layer, last_layer):
         layers.append(_load_layer(reader, reader.layer(index)))

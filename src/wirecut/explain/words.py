@@ -98,7 +98,8 @@ def layout_in_words(estimate: Estimate) -> str:
             stages = [*stages[:3], "...", stages[-1]]
         parts.append(f"{layout.pp} stages (layers {' | '.join(stages)})")
     if layout.tp > 1:
-        parts.append(f"every layer cut over {layout.tp} devices")
+        dealt = f" as {' + '.join(map(str, estimate.shares))}" if estimate.shares else ""
+        parts.append(f"every layer cut over {layout.tp} devices{dealt}")
     replica = ", ".join(parts)
     if layout.dp == 1:
         whole = replica or "the whole model on one device"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from wirecut.layout.layout import Layout
-from wirecut.layout.shards import expert_tp
+from wirecut.layout.shards import cut_by_shares, expert_tp
 from wirecut.spec.attention import CompressedAttention
 from wirecut.spec.feedforward import Mlp, Moe
 from wirecut.spec.model import AnyMixer, Layer, ModelSpec
@@ -94,6 +94,23 @@ def why_not(
     if layout.pp > spec.num_layers:
         return f"pp {layout.pp} is more stages than the model's {spec.num_layers} layers"
     return _why_not_experts(spec, layout, rules)
+
+
+def why_not_shares(spec: ModelSpec, layout: Layout, shares: tuple[int, ...]) -> str | None:
+    """Why the ranks of a TP group cannot get such shares, or None when they can."""
+    if not shares:
+        return None
+    told = "+".join(map(str, shares))
+    if layout.ep > 1:
+        return f"shares {told}: with ep {layout.ep} the ranks of a TP group are alike"
+    for layer in spec.kinds:
+        if layer.mixer is None:
+            continue
+        groups = layer.mixer.groups or layer.mixer.heads
+        dealt = [cut_by_shares(groups, layout.tp, i, shares) for i in range(layout.tp)]
+        if layout.tp > groups or any(first == last for first, last in dealt):
+            return f"shares {told} leave a rank without any of {groups} key-value heads"
+    return None
 
 
 def _what_it_cuts(layer: Layer, tp: int, rules: EngineRules) -> str:

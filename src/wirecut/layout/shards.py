@@ -6,12 +6,14 @@ The loader, the cost model and the tests ask here.
     rank_bytes(spec, stages, layout, stage=0, dtype="bf16")
 
 TP cuts every tensor along its own dimension by indivisible units; ranks beyond the units hold
-copies. EP deals whole experts over the dp x tp ranks of a stage; those that an expert is left
-with cut inside it.
+copies. `shares` says how much of them each rank of a TP group gets against the others, () that they
+are alike; only the vocabulary is always cut evenly. EP deals whole experts over the dp x tp ranks
+of a stage; those that an expert is left with cut inside it.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from wirecut.layout.layout import Layout
 from wirecut.spec.mixer import Held
@@ -53,32 +55,48 @@ def even_cut(length: int, parts: int, index: int) -> tuple[int, int]:
     return length * index // parts, length * (index + 1) // parts
 
 
+def cut_by_shares(
+    length: int, parts: int, index: int, shares: tuple[int, ...] = ()
+) -> tuple[int, int]:
+    """Part `index` of `length` things dealt by `shares`, as near as whole things allow: 8 by (5, 3)
+    is 0 to 5 and 5 to 8.
+    """
+    if not shares:
+        return even_cut(length, parts, index)
+    total, before = sum(shares), sum(shares[:index])
+    return length * before // total, length * (before + shares[index]) // total
+
+
 def padded_vocab(vocab: int, tp: int) -> int:
     """Vocabulary rounded up to shares of equal length; the padding is never chosen."""
     return -(-vocab // tp) * tp
 
 
-def unit_cut(units: int, tp: int, tp_rank: int, groups: int = 0) -> tuple[int, int]:
+def unit_cut(
+    units: int, tp: int, tp_rank: int, groups: int = 0, shares: tuple[int, ...] = ()
+) -> tuple[int, int]:
     """First and one past the last unit of a rank. Whole groups are dealt while ranks are no more
-    than groups; ranks beyond the units hold copies.
+    than groups, and evenly beyond; ranks beyond the units hold copies.
     """
     if groups and tp <= groups:
-        first, last = even_cut(groups, tp, tp_rank)
+        first, last = cut_by_shares(groups, tp, tp_rank, shares)
         return first * units // groups, last * units // groups
     if tp <= units:
-        return even_cut(units, tp, tp_rank)
+        return cut_by_shares(units, tp, tp_rank, () if groups else shares)
     unit = tp_rank * units // tp
     return unit, unit + 1
 
 
-def query_heads(heads: int, tp: int, tp_rank: int, groups: int = 0) -> tuple[int, int]:
+def query_heads(
+    heads: int, tp: int, tp_rank: int, groups: int = 0, shares: tuple[int, ...] = ()
+) -> tuple[int, int]:
     """First and one past the last query head of a rank; `groups`: key-value heads."""
-    return unit_cut(heads, tp, tp_rank, groups)
+    return unit_cut(heads, tp, tp_rank, groups, shares)
 
 
-def kv_heads(heads: int, tp: int, tp_rank: int) -> tuple[int, int]:
+def kv_heads(heads: int, tp: int, tp_rank: int, shares: tuple[int, ...] = ()) -> tuple[int, int]:
     """First and one past the last key-value head of a rank; replicated when ranks are more."""
-    return unit_cut(heads, tp, tp_rank)
+    return unit_cut(heads, tp, tp_rank, shares=shares)
 
 
 def expert_tp(layout: Layout) -> int:
@@ -89,37 +107,46 @@ def expert_tp(layout: Layout) -> int:
 
 
 def tensor_slice(
-    tensor: Tensor, *, tp: int, tp_rank: int, dp: int = 1, dp_rank: int = 0, ep: int = 1
+    tensor: Tensor,
+    *,
+    tp: int,
+    tp_rank: int,
+    dp: int = 1,
+    dp_rank: int = 0,
+    ep: int = 1,
+    shares: tuple[int, ...] = (),
 ) -> Slice:
     """What the rank at (`dp_rank`, `tp_rank`) of a stage holds of `tensor`.
 
     As Megatron-LM cuts: columns (out) first, then rows (in).
     """
     if tensor.experts:
-        return _expert_slice(tensor, Layout(tp=tp, dp=dp, ep=ep), tp_rank, dp_rank)
+        return _expert_slice(tensor, Layout(tp=tp, dp=dp, ep=ep), tp_rank, dp_rank, shares)
     if tp == 1 or tensor.dim is None:
         return WHOLE
-    return _dim_slice(tensor, tp, tp_rank)
+    return _dim_slice(tensor, tp, tp_rank, shares)
 
 
-def _dim_slice(tensor: Tensor, tp: int, tp_rank: int) -> Slice:
+def _dim_slice(tensor: Tensor, tp: int, tp_rank: int, shares: tuple[int, ...]) -> Slice:
     assert tensor.dim is not None
     length = tensor.shape[tensor.dim]
     if tensor.part in ("embed", "head"):
         share = padded_vocab(length, tp) // tp
         return Slice(tensor.dim, min(length, share * tp_rank), min(length, share * (tp_rank + 1)))
-    first, last = unit_cut(tensor.units, tp, tp_rank, tensor.groups)
+    first, last = unit_cut(tensor.units, tp, tp_rank, tensor.groups, shares)
     each = length // tensor.units
     return Slice(tensor.dim, first * each, last * each)
 
 
-def _expert_slice(tensor: Tensor, layout: Layout, tp_rank: int, dp_rank: int) -> Slice:
+def _expert_slice(
+    tensor: Tensor, layout: Layout, tp_rank: int, dp_rank: int, shares: tuple[int, ...]
+) -> Slice:
     inside = expert_tp(layout)
     rank = dp_rank * layout.tp + tp_rank if layout.ep > 1 else tp_rank
     first, last = even_cut(tensor.experts, layout.ep, rank // inside)
     if inside == 1 or tensor.dim is None:
         return Slice(None, 0, 0, first, last)
-    cut = _dim_slice(tensor, inside, rank % inside)
+    cut = _dim_slice(tensor, inside, rank % inside, shares if layout.ep == 1 else ())
     return Slice(cut.dim, cut.start, cut.stop, first, last)
 
 
@@ -145,19 +172,28 @@ def belongs_to(tensor: Tensor, spec: ModelSpec, *, is_first: bool, is_last: bool
 
 
 def held_bytes(
-    tensors: Iterable[Tensor], layout: Layout, *, dtype: str, tp_rank: int = 0, dp_rank: int = 0
+    tensors: Iterable[Tensor],
+    layout: Layout,
+    *,
+    dtype: str,
+    tp_rank: int = 0,
+    dp_rank: int = 0,
+    shares: tuple[int, ...] = (),
 ) -> float:
     """Bytes that one rank holds of `tensors`, scales included; those not quantised in `dtype`."""
-    return sum(
-        _slice(tensor, layout, tp_rank, dp_rank).elements_of(tensor) * tensor.element_bytes(dtype)
-        for tensor in tensors
-    )
-
-
-def _slice(tensor: Tensor, layout: Layout, tp_rank: int, dp_rank: int) -> Slice:
-    return tensor_slice(
-        tensor, tp=layout.tp, tp_rank=tp_rank, dp=layout.dp, dp_rank=dp_rank, ep=layout.ep
-    )
+    total = 0.0
+    for tensor in tensors:
+        own = tensor_slice(
+            tensor,
+            tp=layout.tp,
+            tp_rank=tp_rank,
+            dp=layout.dp,
+            dp_rank=dp_rank,
+            ep=layout.ep,
+            shares=shares,
+        )
+        total += own.elements_of(tensor) * tensor.element_bytes(dtype)
+    return total
 
 
 def rank_bytes(
@@ -169,30 +205,35 @@ def rank_bytes(
     tp_rank: int = 0,
     dp_rank: int = 0,
     dtype: str | None = None,
+    shares: tuple[int, ...] = (),
 ) -> int:
     """Bytes of weights that one rank holds; those not quantised in `dtype`, else as stored."""
     first, last = stages[stage]
     counted: dict[Layer, int] = {}
     for layer in spec.layers[first:last]:
         counted[layer] = counted.get(layer, 0) + 1
-    held = dtype or spec.dtype
-    total = 0.0
-    for layer, count in counted.items():
-        own = spec.layer_tensors(layer)
-        total += count * held_bytes(own, layout, dtype=held, tp_rank=tp_rank, dp_rank=dp_rank)
+    held = partial(
+        held_bytes,
+        layout=layout,
+        dtype=dtype or spec.dtype,
+        tp_rank=tp_rank,
+        dp_rank=dp_rank,
+        shares=shares,
+    )
+    inside = sum(count * held(spec.layer_tensors(layer)) for layer, count in counted.items())
     is_first, is_last = stage == 0, stage == len(stages) - 1
     ends = [
         tensor
         for tensor in spec.outside_tensors
         if belongs_to(tensor, spec, is_first=is_first, is_last=is_last)
     ]
-    return round(total + held_bytes(ends, layout, dtype=held, tp_rank=tp_rank, dp_rank=dp_rank))
+    return round(inside + held(ends))
 
 
-def held_units(held: Iterable[Held], tp: int, tp_rank: int) -> int:
+def held_units(held: Iterable[Held], tp: int, tp_rank: int, shares: tuple[int, ...] = ()) -> int:
     """Elements of a cache's parts that one rank holds."""
     total = 0
     for part in held:
-        first, last = unit_cut(part.units, tp, tp_rank, part.groups)
+        first, last = unit_cut(part.units, tp, tp_rank, part.groups, shares)
         total += (last - first) * part.each
     return total

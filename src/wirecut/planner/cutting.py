@@ -54,23 +54,25 @@ def cut_for(
     context: float,
     sequences: int | None = 1,
     slack: float = SLACK,
+    shares: tuple[int, ...] = (),
 ) -> Cut:
     """The layout with its placement and its stages, for `sequences` requests at once over all
     replicas (None: as many as there is room for) that have `context` tokens each, mean. `slack`:
     how much slower than the fastest cut its slowest stage may be for the sake of room; infinite,
-    room alone decides.
+    room alone decides. `shares` of the ranks of a TP group, as in `Cut`.
     """
     if layout.pp == 1:
-        return Cut(layout, placement, ((0, pricing.spec.num_layers),))
+        return Cut(layout, placement, ((0, pricing.spec.num_layers),), shares)
     on = _devices(pricing, layout, placement)
     most = pricing.limits.max_seqs
     wanted = most if sequences is None else min(most, -(-sequences // layout.dp))
     running = 1 << round(math.log2(wanted))  # so that loads nearly alike are cut alike
     same = (layout.tp, layout.pp, layout.ep, layout.dp if layout.ep > 1 else 1)
-    key = (same, on, context, running, slack)
+    key = (same, on, context, running, slack, shares)
     if key not in pricing.stages:
-        pricing.stages[key] = _stages(pricing, layout, on, context, running, slack)
-    return Cut(layout, placement, pricing.stages[key])
+        sizes = pricing.sizes(layout, shares)
+        pricing.stages[key] = _stages(pricing, layout, sizes, on, context, running, slack)
+    return Cut(layout, placement, pricing.stages[key], shares)
 
 
 def _devices(pricing: Pricing, layout: Layout, placement: tuple[int, ...]) -> tuple[_Slowest, ...]:
@@ -95,12 +97,13 @@ def _devices(pricing: Pricing, layout: Layout, placement: tuple[int, ...]) -> tu
 def _stages(
     pricing: Pricing,
     layout: Layout,
+    sizes: Sequence[RankSizes],
     on: tuple[_Slowest, ...],
     context: float,
     running: int,
     slack: float,
 ) -> Stages:
-    layers, steps, sizes = pricing.spec.layers, pricing.engine.steps, pricing.sizes(layout)
+    layers, steps = pricing.spec.layers, pricing.engine.steps
     weights, request = _held(sizes, layers, math.ceil(context))
     first, last = (
         max(one.weight_bytes((0, 0), is_first=is_first, is_last=not is_first) for one in sizes)

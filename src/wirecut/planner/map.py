@@ -79,7 +79,7 @@ def _with_fewer_replicas(cut: Cut, pricing: Pricing) -> Iterator[Cut]:
         if (dp * whole.tp) % max(ep, 1) == 0:
             layout = replace(whole, dp=dp, ep=max(ep, 1))
             if why_not(pricing.spec, layout, devices, pricing.engine.rules) is None:
-                yield Cut(layout, cut.placement[: layout.world_size], cut.stages)
+                yield Cut(layout, cut.placement[: layout.world_size], cut.stages, cut.shares)
         dp *= 2
 
 

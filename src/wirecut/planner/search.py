@@ -25,6 +25,7 @@ from wirecut.layout.rules import why_not
 from wirecut.planner.contest import Contest, Place
 from wirecut.planner.cutting import cut_for
 from wirecut.planner.place import Placement, place, placements
+from wirecut.planner.sharing import shares_for
 from wirecut.planner.space import (
     MOST_LISTED,
     Degrees,
@@ -75,11 +76,17 @@ def _listed(pricing: Pricing, rejected: list[Rejected]) -> Iterator[Layout]:
 
 
 def outcomes(pricing: Pricing, layout: Layout, traffic: Traffic) -> list[Candidate | Rejected]:
-    """One layout on every placement worth trying, ready for timing; or why it does not work."""
+    """One layout on every placement worth trying, ranks alike and by their devices' speed, ready
+    for timing; or why it does not work.
+    """
     reason = why_not(pricing.spec, layout, len(pricing.fabric.devices), pricing.engine.rules)
     if reason is not None:
         return [Rejected(str(layout), reason)]
-    return [_outcome(pricing, layout, one, traffic) for one in placements(pricing.fabric, layout)]
+    return [
+        _outcome(pricing, layout, one, traffic, shares)
+        for one in placements(pricing.fabric, layout)
+        for shares in dict.fromkeys(((), shares_for(pricing, layout, one)))
+    ]
 
 
 def outcome_of(pricing: Pricing, layout: Layout, traffic: Traffic) -> Candidate | Rejected:
@@ -92,7 +99,11 @@ def outcome_of(pricing: Pricing, layout: Layout, traffic: Traffic) -> Candidate 
 
 
 def _outcome(
-    pricing: Pricing, layout: Layout, placement: Placement, traffic: Traffic
+    pricing: Pricing,
+    layout: Layout,
+    placement: Placement,
+    traffic: Traffic,
+    shares: tuple[int, ...] = (),
 ) -> Candidate | Rejected:
     cut = partial(
         cut_for,
@@ -101,6 +112,7 @@ def _outcome(
         placement,
         context=traffic.input_tokens + traffic.output_tokens / 2,
         sequences=traffic.requests_at_once,
+        shares=shares,
     )
     found = consider(pricing, cut(), traffic)
     if isinstance(found, Candidate) or found.memory is None or layout.pp == 1:
