@@ -4,8 +4,11 @@ from collections.abc import Sequence
 
 from wirecut.bench.run import Run
 from wirecut.cost.terms import Rejected
+from wirecut.engine.timeline import Waits
 from wirecut.explain.page import Block, Grid, Heading, Paragraph
 from wirecut.units import show_bytes, show_seconds
+
+SECONDS_COLUMNS = (">waited", ">moved", ">of the time")
 
 
 def timing_table(runs: Sequence[Run]) -> list[Block]:
@@ -36,12 +39,15 @@ def _timing_rows(run: Run) -> list[tuple[str, ...]]:
 
 
 def comm_table(run: Run) -> list[Block]:
-    """Calls and payload bytes by axis, counted by the ranks and from the cost model's formula."""
+    """Calls and payload bytes by axis, counted by the ranks and from the cost model's formula, and
+    what a rank waited and what it took to move them (the mean over ranks).
+    """
     title = f"On the wires of {run.cut.layout}"
     if not run.formula:
         return [Heading(title), Paragraph("Nothing: no axis has more than one rank.")]
     rows: list[tuple[str, ...]] = []
     nothing = {"calls": 0, "bytes": 0}
+    seconds = run.timeline.comm_seconds()
     for axis in sorted({*run.formula, *run.counted}):
         counted, formula = run.counted.get(axis, nothing), run.formula.get(axis, nothing)
         rows.append(
@@ -52,10 +58,17 @@ def comm_table(run: Run) -> list[Block]:
                 show_bytes(counted["bytes"]),
                 show_bytes(formula["bytes"]),
                 "equal" if counted == formula else "DIFFERENT",
+                *_seconds_cells(seconds.get(axis)),
             )
         )
-    columns = ("axis", ">calls", ">formula", ">bytes", ">formula", "")
+    columns = ("axis", ">calls", ">formula", ">bytes", ">formula", "", *SECONDS_COLUMNS)
     return [Heading(title), Grid(columns, rows)]
+
+
+def _seconds_cells(waits: Waits | None) -> tuple[str, ...]:
+    if waits is None:
+        return ("",) * len(SECONDS_COLUMNS)
+    return show_seconds(waits.waited_s), show_seconds(waits.moved_s), f"{waits.share:.0%}"
 
 
 def winner(runs: Sequence[Run]) -> list[Block]:

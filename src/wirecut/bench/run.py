@@ -16,6 +16,7 @@ from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected
 from wirecut.cost.wire import wire_traffic
 from wirecut.engine.engine import Answer, Engine, Prompt, Totals, check_prompt
+from wirecut.engine.timeline import Timeline
 from wirecut.layout.plan import Cut, Limits
 from wirecut.machine.world import RankHost
 from wirecut.spec.traffic import Traffic
@@ -26,7 +27,7 @@ Comm = dict[str, dict[str, int]]
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a run did. `counted` is what the ranks counted by axis, `formula` what the cost model
-    says of it.
+    says of it, `timeline` what each rank did when.
     """
 
     cut: Cut
@@ -36,6 +37,7 @@ class Run:
     counted: Comm
     formula: Comm
     predicted: Estimate | Rejected
+    timeline: Timeline
 
     @property
     def ttft_s(self) -> float:
@@ -67,13 +69,15 @@ def run_cut(
     *,
     limits: Limits,
     rounds: int = 1,
+    trace: bool = False,
     hosts: Sequence[RankHost] = (),
     on_loaded: Callable[[], None] = lambda: None,
     on_token: Callable[[int, int], None] = lambda index, token: None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Run:
     """Load, serve `prompts` together `rounds` times, count. Answers are those of the round that
-    took the median time. `on_token` hears (prompt, token) as they come. Raises WirecutError.
+    took the median time. `on_token` hears (prompt, token) as they come. With `trace` the timeline
+    is of the whole run. Raises WirecutError.
     """
     for index, prompt in enumerate(prompts):
         check_prompt(index, prompt, pricing.spec, limits)
@@ -84,6 +88,7 @@ def run_cut(
         pricing.fabric,
         limits=limits,
         dtype=pricing.dtype,
+        trace=trace,
         hosts=hosts,
         progress=progress,
     ) as engine:
@@ -100,6 +105,7 @@ def run_cut(
         counted=totals.comm,
         formula=formula_of(pricing, cut, totals),
         predicted=estimate(pricing, cut, traffic_of(prompts)),
+        timeline=totals.timeline,
     )
 
 

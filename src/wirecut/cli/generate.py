@@ -3,11 +3,12 @@ counted.
 """
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wirecut.cli.options import DtypeOpt, FabricOpt, JsonOpt
+from wirecut.cli.options import DtypeOpt, FabricOpt, JsonOpt, check_outs, write_file
 from wirecut.cli.progress import Bar
 from wirecut.errors import UsageError
 
@@ -37,15 +38,21 @@ def generate(
     max_batched_tokens: Annotated[
         int | None, typer.Option(help="Tokens in a step; longer prompts go in chunks.  [2048]")
     ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write what each rank did when there, for Perfetto."),
+    ] = None,
     as_json: JsonOpt = False,
 ) -> None:
     """Run it once: stream the text, then predicted beside measured, and what crossed the wires."""
     from wirecut.bench.run import run_cut, traffic_of
     from wirecut.cli.source import choose_cut, find_source, limits_for
+    from wirecut.engine.chrome import trace_json
     from wirecut.engine.engine import Prompt, check_runnable
     from wirecut.engine.text import Stream, Text
 
     _check(max_tokens, temperature, seed)
+    check_outs(trace, kept=Path(model))
     source = find_source(model, fabric=fabric, dtype=dtype)
     spec = source.pricing.spec
     check_runnable(spec)
@@ -82,10 +89,13 @@ def generate(
             cut,
             asked,
             limits=limits,
+            trace=trace is not None,
             on_loaded=on_loaded,
             on_token=on_token,
             progress=bar.update,
         )
+    if trace is not None:
+        write_file(trace_json(run.timeline), trace)
     if as_json:
         _print_json(run, asked, text)
         return
@@ -129,6 +139,9 @@ def _print_json(run: "Run", asked: "list[Prompt]", text: "Text") -> None:
         "tpot_s": run.tpot_s,
         "comm": run.counted,
         "comm_formula": run.formula,
+        "comm_seconds": run.timeline.comm_seconds(),
+        "bubble_fraction": run.timeline.bubble_fraction,
+        "rank_shares": [run.timeline.shares(rank) for rank in range(run.cut.layout.world_size)],
         "predicted": run.predicted,
         "bytes_read": run.bytes_read,
         "outputs": outputs,
@@ -138,10 +151,11 @@ def _print_json(run: "Run", asked: "list[Prompt]", text: "Text") -> None:
 
 def _show(run: "Run") -> None:
     from wirecut.bench.report import comm_table, timing_table
+    from wirecut.bench.seen import seen_tables
     from wirecut.explain.page import Paragraph, show
     from wirecut.units import show_bytes, show_seconds
 
     read = ", ".join(show_bytes(count) for count in run.bytes_read)
     loaded = f"Loaded in {show_seconds(run.load_s)}; bytes that each rank read: {read}."
     print(flush=True)
-    show([*timing_table([run]), *comm_table(run), Paragraph(loaded)])
+    show([*timing_table([run]), *comm_table(run), *seen_tables(run.timeline), Paragraph(loaded)])

@@ -151,7 +151,12 @@ def check_out(out: Path) -> None:
 
 def write_page(text: str, out: Path) -> None:
     """Write a page, whole or not at all. Raises UsageError."""
+    write_file(text.encode(), out)
+
+
+def write_file(content: bytes, out: Path) -> None:
+    """Write a file, whole or not at all. Raises UsageError."""
     try:
-        write_whole(out, text.encode())
+        write_whole(out, content)
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror}") from error

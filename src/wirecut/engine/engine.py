@@ -27,6 +27,8 @@ from wirecut.engine.messages import (
     Submit,
     Task,
 )
+from wirecut.engine.timeline import Timeline, read_timeline
+from wirecut.engine.trace import ROUTINE_SPANS, TRACED_SPANS
 from wirecut.engine.wired import choose_wires
 from wirecut.errors import LayoutError, MissingExtra, ModelError, RankFailed, UsageError
 from wirecut.fabric.discover import cores_for
@@ -79,11 +81,12 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Totals:
     """What the ranks counted, over all replicas: by axis, and the forwards that it belongs to, by
-    replica.
+    replica; and what they did when.
     """
 
     comm: dict[str, dict[str, int]]
     replicas: tuple[Counted, ...]
+    timeline: Timeline
 
 
 class Engine:
@@ -98,13 +101,15 @@ class Engine:
         limits: Limits,
         dtype: str,
         keep_logits: bool = False,
+        trace: bool = False,
         hosts: Sequence[RankHost] = (),
         progress: Callable[[int, int], None] = lambda done, of: None,
     ) -> None:
         """Start the ranks and return once each holds its slices. Raises WirecutError.
 
-        `hosts` are where the fabric's hosts are, by name, when they are not all this one.
-        `progress` is called with tensors read and tensors to read, over all ranks.
+        With `trace` every span is kept, else the last of them (on GPUs none: timing them makes
+        each call wait). `hosts` are where the fabric's hosts are, by name, when they are not all
+        this one. `progress` is called with tensors read and tensors to read, over all ranks.
         """
         self.spec = read_config(folder / "config.json")
         self.cut, self.limits = cut, limits
@@ -120,10 +125,11 @@ class Engine:
         if limits.kv_tokens < BLOCK_TOKENS:
             raise UsageError(f"kv_tokens is {limits.kv_tokens}, expected at least {BLOCK_TOKENS}")
         places = _places(cut, fabric, hosts)
+        self._devices = [_device_name(fabric, device) for device in cut.placement]
         check_runnable(self.spec)
         check_checkpoint(folder, self.spec)
         self._begin = time.monotonic()
-        self._ranks = _start(folder, cut, fabric, limits, dtype, keep_logits, places)
+        self._ranks = _start(folder, cut, fabric, limits, dtype, keep_logits, trace, places)
         try:
             self.loaded = self._load(progress)
         except BaseException:
@@ -209,7 +215,13 @@ class Engine:
                 total = comm.setdefault(axis, {"calls": 0, "bytes": 0})
                 total["calls"] += each.calls[axis]
                 total["bytes"] += each.bytes[axis]
-        return Totals(comm, tuple(self._replica_totals(counted, r) for r in range(layout.dp)))
+        return Totals(
+            comm,
+            tuple(self._replica_totals(counted, r) for r in range(layout.dp)),
+            read_timeline(
+                {rank: each.spans for rank, each in counted.items()}, layout, self._devices
+            ),
+        )
 
     def _replica_totals(self, counted: dict[int, Counted], replica: int) -> Counted:
         """A replica's forwards, from the rank of it that samples: it sees every step."""
@@ -255,13 +267,17 @@ def _start(
     limits: Limits,
     dtype: str,
     keep_logits: bool,
+    trace: bool,
     places: Sequence[RankHost],
 ) -> Ranks:
     if find_spec("torch") is None or find_spec("safetensors") is None:
         raise MissingExtra("engine", "running a model")
     wired = choose_wires(cut, fabric)
     devices = [_torch_device(fabric, device) for device in cut.placement]
-    task = Task(str(folder), dtype, cut, devices, wired, limits, BLOCK_TOKENS, keep_logits)
+    most_spans = TRACED_SPANS if trace else 0 if wired.gpus else ROUTINE_SPANS
+    task = Task(
+        str(folder), dtype, cut, devices, wired, limits, BLOCK_TOKENS, keep_logits, most_spans
+    )
     cpus = [cores_for(fabric.devices[device]) for device in cut.placement]
     payload = msgspec.msgpack.encode(task)
     return start_ranks(
@@ -294,3 +310,12 @@ def _torch_device(fabric: Fabric, device: int) -> str:
     host = fabric.devices[device].host
     gpus = [each.id for each in fabric.devices if (each.host, each.kind) == (host, "gpu")]
     return f"cuda:{gpus.index(device)}"
+
+
+def _device_name(fabric: Fabric, device: int) -> str:
+    """As in "cuda:3" or "cores 0, 1", with its host's name when there are others."""
+    cores = ", ".join(map(str, cores_for(fabric.devices[device])))
+    torch_name = _torch_device(fabric, device)
+    name = f"cores {cores}" if torch_name == "cpu" else torch_name
+    host = fabric.devices[device].host
+    return name if len({each.host for each in fabric.devices}) == 1 else f"{name} of {host}"

@@ -49,7 +49,7 @@ class Leader:
             self._hear(idle=not self._in_flight and not self._scheduler.has_work)
             while len(self._in_flight) < depth and (step := self._scheduler.schedule()):
                 self._tell(step)
-                self._in_flight.append((step, self._rank.forward(step.entries)))
+                self._in_flight.append((step, self._rank.forward(step)))
             if self._in_flight:
                 self._commit()
             elif self._stopping:
@@ -60,7 +60,8 @@ class Leader:
         """Take what the front has sent; when idle, wait for it."""
         while (idle and not self._stopping) or self._channel.waiting():
             try:
-                message = self._channel.receive(timeout_s=IDLE_S)
+                with self._rank.log.span("wait for requests"):
+                    message = self._channel.receive(timeout_s=IDLE_S)
             except TimeoutError:
                 self._tell(Step(0, ()))
                 continue

@@ -8,7 +8,9 @@ from wirecut.sched.request import Reason
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What a rank is started with. `devices` is each rank's, as torch names it."""
+    """What a rank is started with. `devices` is each rank's, as torch names it. A rank keeps its
+    last `most_spans` spans; 0: none.
+    """
 
     folder: str
     dtype: str
@@ -18,6 +20,7 @@ class Task(msgspec.Struct, frozen=True):
     limits: Limits
     block_tokens: int
     keep_logits: bool
+    most_spans: int
 
 
 class Loading(msgspec.Struct, frozen=True, tag="loading"):
@@ -59,8 +62,8 @@ class Sampled(msgspec.Struct, frozen=True, tag="sampled"):
 
 
 class Counted(msgspec.Struct, frozen=True, tag="counted"):
-    """A rank's last words: calls and payload bytes by axis, counted where its group counts, and its
-    forwards.
+    """A rank's last words: calls and payload bytes by axis, counted where its group counts, its
+    forwards, and its spans as `trace.Log` packs them.
     """
 
     calls: dict[str, int]
@@ -69,6 +72,7 @@ class Counted(msgspec.Struct, frozen=True, tag="counted"):
     tokens: int
     sampling_forwards: int
     sampled_rows: int
+    spans: bytes
 
 
 FromRank = Loading | Loaded | Sampled | Counted

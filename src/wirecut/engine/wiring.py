@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from wirecut.engine.comm import Comm, HandOff, SharedHandOff, SocketHandOff
+from wirecut.engine.trace import Log, Off, What, watch
 from wirecut.engine.wired import Wired, replica_ranks
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Limits
@@ -25,6 +26,14 @@ LARGEST_SLOT = 8 * MIB  # of a collective; longer ones go in pieces
 # entry's other fields at most 45, and a block holds more than 16 tokens.
 STEP_BYTES, STEP_BYTES_PER_TOKEN, STEP_BYTES_PER_SEQ = 4096, 12, 256
 STEP_BYTES_PER_KV_TOKEN = 5 / 16
+# What is timed of each wire.
+WATCHED: dict[str, dict[str, What]] = {
+    "tp": {"all_reduce": "all-reduce", "gather": "logits gather"},
+    "incoming": {"receive": "receive from the stage before"},
+    "outgoing": {"send": "send to the next stage"},
+    "steps": {"receive": "wait for a step"},
+    "tokens": {"receive": "wait for tokens"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +105,12 @@ def connect(
     rank: int,
     arena: Arena,
     crowded: bool,
+    log: Log | Off,
     master: tuple[str, int] | None = None,
 ) -> Wires:
-    """The wires of `rank`. Collective: every rank of the job calls it at the same time."""
+    """The wires of `rank`, whose calls `log` times. Collective: every rank of the job calls it at
+    the same time.
+    """
     shape = _Shape(layout, wired, limits, sizes, crowded)
     parts = dict(_shared_parts(arena, shape, rank))
     if wired.backend:
@@ -112,6 +124,9 @@ def connect(
         )
         parts |= _socket_parts(shape, rank, pipes)
         pipes.close()
+    parts |= {
+        name: watch(parts[name], log, calls) for name, calls in WATCHED.items() if name in parts
+    }
     return Wires(
         tp=Comm(parts.get("tp")),
         incoming=parts.get("incoming"),

@@ -1,7 +1,7 @@
 """What a rank does: load its slices, then run steps until told to stop.
 
-The first rank of a replica leads it (`engine.leader`). The others have no memory of requests: a step
-carries all that they need.
+The first rank of a replica leads it (`engine.leader`). The others have no memory of requests: a
+step carries all that they need.
 """
 
 import time
@@ -14,6 +14,7 @@ from wirecut.engine.batch import build_batch
 from wirecut.engine.leader import Leader
 from wirecut.engine.messages import Counted, Loaded, Loading, Task, ToRank
 from wirecut.engine.sampling import sample
+from wirecut.engine.trace import Log, Off
 from wirecut.engine.weights import SliceReader, load_stage
 from wirecut.engine.wiring import Sizes, Wires, connect
 from wirecut.engine.wiring import shared_bytes as wires_bytes
@@ -77,6 +78,7 @@ class Rank:
         self.hidden, self.max_positions = spec.hidden, spec.max_positions
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+        self.log = _open_log(task.most_spans, self.device)
         self.wires: Wires = connect(
             cut.layout,
             task.wired,
@@ -85,6 +87,7 @@ class Rank:
             rank=process.rank,
             arena=Arena(process.shared),
             crowded=process.crowded,
+            log=self.log,
             master=process.master,
         )
         reader = SliceReader(
@@ -114,7 +117,7 @@ class Rank:
         """Run a prompt and a token: what is built at first use is built now."""
         long = min(WARM_UP_TOKENS, self.task.limits.max_batched_tokens)
         for start, tokens in ((0, (0,) * long), (long, (0,))):
-            self.forward((Entry(0, start, tokens, (0,), True),))
+            self.forward(Step(0, (Entry(0, start, tokens, (0,), True),)))
 
     def _count_from_zero(self) -> None:
         self.forwards = self.tokens = self.sampling_forwards = self.sampled_rows = 0
@@ -122,11 +125,16 @@ class Rank:
         for talks in (wires.tp, wires.incoming, wires.outgoing):
             if talks:
                 talks.count.reset()
+        self.log.clear()
 
-    def forward(self, entries: tuple[Entry, ...]) -> tuple[list[int], list[bytes]] | None:
+    def forward(self, step: Step) -> tuple[list[int], list[bytes]] | None:
         """This rank's part of a step. Tokens (and logits when kept) where they are sampled, None
         elsewhere.
         """
+        with self.log.step(step.id, tokens=step.num_tokens, decodes=step.num_decodes):
+            return self._forward(step.entries)
+
+    def _forward(self, entries: tuple[Entry, ...]) -> tuple[list[int], list[bytes]] | None:
         batch = build_batch(
             entries, block_tokens=self.task.block_tokens, dtype=self.dtype, device=self.device
         )
@@ -155,7 +163,8 @@ class Rank:
             if self.task.keep_logits
             else []
         )
-        return sample(logits_TV, sampling), kept
+        with self.log.span("sampling"):
+            return sample(logits_TV, sampling), kept
 
     def follow(self) -> None:
         """Run the leader's steps until the one that ends."""
@@ -166,7 +175,7 @@ class Rank:
             if step.id < 0:
                 return
             if step.entries:
-                sampled = self.forward(step.entries)
+                sampled = self.forward(step)
                 if tokens and sampled:
                     tokens.send(_encode(sampled))
 
@@ -185,4 +194,18 @@ class Rank:
             tokens=self.tokens,
             sampling_forwards=self.sampling_forwards,
             sampled_rows=self.sampled_rows,
+            spans=self.log.packed(),
         )
+
+
+def _open_log(most_spans: int, device: torch.device) -> Log | Off:
+    if not most_spans:
+        return Off()
+    if device.type == "cpu":
+        return Log(most_spans)
+
+    def after_all() -> int:
+        torch.cuda.synchronize(device)
+        return time.monotonic_ns()
+
+    return Log(most_spans, after_all)

@@ -46,3 +46,8 @@ class Step(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def num_tokens(self) -> int:
         """Rows of the batch."""
         return sum(len(entry.tokens) for entry in self.entries)
+
+    @property
+    def num_decodes(self) -> int:
+        """Entries of one token."""
+        return sum(len(entry.tokens) == 1 for entry in self.entries)
