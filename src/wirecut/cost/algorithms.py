@@ -6,18 +6,18 @@ Every time is a start and one or more legs, bytes over a rate, so that it prints
 """
 
 import math
-from dataclasses import dataclass
 
 from wirecut.cost.lanes import Lane, Wiring
 from wirecut.cost.libraries import Library
 from wirecut.fabric.fabric import Op
 from wirecut.fabric.physics import ROOT_SHARE
+from wirecut.facts import fact
 from wirecut.units import show_bytes, show_rate, show_seconds
 
 SWITCH_ADDS = 280e9  # bytes/s of a device: NVSwitch adds from NVLink 4 on
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Leg:
     """`bytes` that go over a lane at a rate."""
 
@@ -33,7 +33,7 @@ class Leg:
         return f"{show_bytes(self.bytes)} / {show_rate(self.bytes_per_s)} over {self.kind}"
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Way:
     """One algorithm in one protocol: a start and the legs, which run at once or one by one."""
 

@@ -8,19 +8,19 @@ Knows no model and no layout.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from wirecut.cost.algorithms import ways
 from wirecut.cost.lanes import users, wiring_of
 from wirecut.cost.libraries import NCCL, Library, library_of
 from wirecut.cost.terms import half_width
 from wirecut.fabric.fabric import Curve, Fabric, Link, Op, Source
+from wirecut.facts import fact
 from wirecut.units import show_bytes, show_rate, show_seconds
 
 CPU_WIRES = {"shm": "shm", "tcp": "gloo"}  # wires between processes on cores, and what moves there
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Price:
     """How long one call takes, and why; the words are made when asked for."""
 

@@ -18,6 +18,7 @@ from wirecut.cost.terms import half_width
 from wirecut.errors import FabricError
 from wirecut.fabric.device import AttentionPoint, MatrixPoint
 from wirecut.fabric.fabric import Device, Source
+from wirecut.facts import fact
 from wirecut.units import DTYPE_BYTES
 
 # A device without numbers of its own for a dtype is taken to be as fast as with the other 16-bit
@@ -25,7 +26,7 @@ from wirecut.units import DTYPE_BYTES
 STAND_INS = {"fp16": "bf16"}
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Series:
     """Measured products on one working set: log rows, and log seconds per weight byte, smallest
     rows first.

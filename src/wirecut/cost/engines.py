@@ -8,15 +8,16 @@ other runtimes' in seconds of their host, fitted on published runs (benchmarks/s
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from wirecut.errors import UsageError
+from wirecut.facts import fact
 from wirecut.layout.plan import Limits
 from wirecut.layout.rules import ANY_ENGINE, OWN_ENGINE, EngineRules
 from wirecut.units import GIB
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Steps:
     """What a step costs beside its products, attention and wires.
 
@@ -46,7 +47,7 @@ class Steps:
     starts: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Batching:
     """Who goes into a step. `mixes`: prompts ride with decodes; else they go alone and decodes
     wait. `one_prompt`: prompts that wait go one to a step, though more would fit (as benchmarks set
@@ -71,7 +72,7 @@ class Batching:
     block_tokens: int = 16
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Room:
     """How a runtime accounts for a device's memory: it takes `share` of it; CUDA context, libraries
     and graphs take `runtime_bytes`, more `group_bytes` of buffers with TP; `of_rest`: the share is
@@ -84,7 +85,7 @@ class Room:
     of_rest: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class EngineProfile:
     """One runtime. `library` is its collectives' (`libraries.LIBRARIES`); None: by the wire.
     `exchange` is how tokens go to experts that replicas share (`exchange.EXCHANGES`). `kv_formats`:

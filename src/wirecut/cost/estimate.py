@@ -6,7 +6,7 @@ Knows one cut at a time: the search is the planner's.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from wirecut.cost.flow import Timing
@@ -30,13 +30,14 @@ from wirecut.cost.terms import (
 from wirecut.cost.wire import WireItem, wire_items
 from wirecut.errors import FabricError, UsageError
 from wirecut.fabric.fabric import Source
+from wirecut.facts import fact
 from wirecut.layout.plan import Cut
 from wirecut.spec.model import ModelSpec
 from wirecut.spec.traffic import Traffic
 from wirecut.units import show_seconds
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Candidate:
     """A cut that the memory allows: it can be timed under any load that its requests fit."""
 

@@ -10,7 +10,6 @@ benchmarks/dispatch.md says how well, also where a device had no part in the fit
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from wirecut.cost.algorithms import Leg, Way
 from wirecut.cost.collectives import Price, collective_price
@@ -21,6 +20,7 @@ from wirecut.cost.replica import Replica
 from wirecut.cost.terms import half_width
 from wirecut.errors import UsageError
 from wirecut.fabric.fabric import Fabric
+from wirecut.facts import fact
 from wirecut.spec.formats import element_bits, kind_of
 from wirecut.units import DTYPE_BYTES
 
@@ -28,7 +28,7 @@ NVLINKS = ("nvswitch", "nvlink")
 RDMA = ("ib", "roce")
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Tokens:
     """What one rank exchanges: `rows` tokens, each for `top_k` of `experts`, which are dealt over
     `holders` sets of ranks (EP). `load`: rows of the busiest rank over the mean rank's.
@@ -55,7 +55,7 @@ def _log_choices(of: float, chosen: int) -> float:
     return math.lgamma(of + 1) - math.lgamma(of - chosen + 1)
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Half:
     """One direction of a kernel. Its start in latencies of the wire: `start`, `hop` more for each
     doubling of the ranks in a box, `net_hop` of the network for each doubling of the boxes. `share`
@@ -72,7 +72,7 @@ class Half:
     head_bytes: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Kernel:
     """One kernel. `every_pick`: a copy for every expert of a token, else one for every rank that
     has any of them and, over a network, one for every box. `most_rows` of a rank that its buffers
@@ -87,7 +87,7 @@ class Kernel:
     networks: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Exchange:
     """How a runtime does it: the best of `kernels` that runs over the wires, none where ranks share
     an expert between them; else a plain all-to-all where it is `sparse`, else all tokens to all

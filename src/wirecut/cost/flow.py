@@ -9,7 +9,6 @@ How many run, and how many came together, the loops of `load.py` say.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from wirecut.cost.pace import (
     Decode,
@@ -21,6 +20,7 @@ from wirecut.cost.pace import (
 )
 from wirecut.cost.replica import Replica
 from wirecut.cost.terms import Phase
+from wirecut.facts import fact
 from wirecut.spec.traffic import Traffic
 from wirecut.units import show_seconds
 
@@ -32,7 +32,7 @@ TURNAROUND_S = 0.04
 MOST_LOAD = 0.95  # beyond it a queue in balance is longer than a run
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Wait:
     """Time that a request spends on others."""
 
@@ -42,7 +42,7 @@ class Wait:
     because: Callable[[], str]
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Timing:
     """What a load meets, per request and in all, with the parts it is made of."""
 
@@ -59,7 +59,7 @@ class Timing:
         return self.ttft_s + (output_tokens - 1) * self.tpot_s
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class _Flow:
     """Rounds of a replica that always runs as many requests: each is a decode step of `decode`
     (`decodes` sequences), `with_chunk_s` with `chunk` tokens of prompts. `prompting` such chunks

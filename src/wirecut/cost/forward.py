@@ -12,9 +12,10 @@ from functools import cached_property
 
 from wirecut.cost.terms import Kind
 from wirecut.fabric.fabric import Source
+from wirecut.facts import fact
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Piece:
     """One named share of a forward, summed over its stages; `between_stages`: on a token's way, at
     no stage. `kind` is what the time is spent on; the words are made when asked for.
@@ -52,7 +53,7 @@ class Forward:
         return self.make_pieces()
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Batch:
     """What one forward works on: one token for each of `decodes` sequences that have `context`
     tokens (mean), and `chunk` tokens of `prompts` prompts, of each of which `before` tokens are in

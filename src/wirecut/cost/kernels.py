@@ -11,11 +11,12 @@ from a cache: a model's step passes through all of them. Seconds inside a CUDA g
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from wirecut.cost.kernels_gpu import Gpu, gpu_of
 from wirecut.cost.kernels_rates import Tiles
+from wirecut.facts import fact
 from wirecut.spec.formats import element_bits
 
 __all__ = ["FORMATS", "Format", "Gpu", "elementwise_s", "format_on", "gpu_of", "matmul_s"]
@@ -23,7 +24,7 @@ __all__ = ["FORMATS", "Format", "Gpu", "elementwise_s", "format_on", "gpu_of", "
 SOFTNESS = 4.0  # of the maximum of memory time and compute time: they overlap, but not wholly
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Format:
     """How the two sides of a product are stored (names of `spec.formats`; `inputs` those a kernel
     reads) and what multiplies them. `rate` is a datasheet dtype; `without` the format to use where

@@ -8,10 +8,10 @@ Constants are in `kernels_rates`.
 """
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 from wirecut.cost.kernels import FORMATS, Gpu, busy_s, format_on, tile_work, tiles_of
+from wirecut.facts import fact
 
 # Most popular expert over the least among the tokens of a step: the busiest has 3.5 x the mean.
 # TPOT of gpt-oss-120b, Qwen3-235B and DeepSeek-R1 with 4 to 256 users; 10 has too many experts
@@ -21,7 +21,7 @@ SKEW = 100.0
 CLASSES = 8  # of popularity, in sums over experts
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Routed:
     """Tokens at the experts of one rank: `groups` are (experts that have any, rows of each),
     `pairs` all rows together.

@@ -5,16 +5,17 @@ gpu.generation.source                 # "measured", or "assumed" from the neares
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from wirecut.cost.kernels_fitted import FITTED
 from wirecut.cost.kernels_rates import Generation
 from wirecut.errors import FabricError
 from wirecut.fabric.catalogue import find_device
 from wirecut.fabric.fabric import Device
+from wirecut.facts import fact
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Gpu:
     """What kernels' times depend on. `flops_per_s` are dense rates by dtype, from the datasheet;
     `sms` the multiprocessors (compute units, Xe cores) that tiles are dealt to; `free` says that

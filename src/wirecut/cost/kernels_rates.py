@@ -6,10 +6,11 @@ Seconds, or shares of the datasheet's rates. Values are in `kernels_fitted` and 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import TypeVar
 
 from wirecut.fabric.fabric import Source
+from wirecut.facts import fact
 
 # Streams reach about this share of the bandwidth (the highest fitted are 0.95 to 0.97): no
 # scaling takes a share beyond it.
@@ -33,7 +34,7 @@ def _scaled(kernel: Kernel, memory: float, compute: float, starts: float) -> Ker
     return replace(kernel, **found)
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Tiles:
     """Kernels that multiply tile by tile, of one format.
 
@@ -50,7 +51,7 @@ class Tiles:
     share: float
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Attention:
     """Decode: one query a sequence. Prefill: many.
 
@@ -75,7 +76,7 @@ class Attention:
     latent_prefill_share: float
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Linear:
     """Recurrences of linear attention: start of a decode step and of a chunked prefill, shares of
     the bandwidth and of the 16-bit rate.
@@ -87,7 +88,7 @@ class Linear:
     share: float
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Elementwise:
     """Kernels that only read and write."""
 
@@ -95,7 +96,7 @@ class Elementwise:
     memory: float
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Generation:
     """One generation of GPUs: `products` and grouped products of `experts` by format (the experts'
     starts have routing, sorting and summing in them).

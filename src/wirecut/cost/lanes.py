@@ -7,17 +7,17 @@ A box is a set of ranks that reach each other without a network.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from wirecut.fabric.fabric import Fabric, Link, Source
 from wirecut.fabric.physics import ROOT_SHARE
 from wirecut.fabric.wires import WIRES, is_network
+from wirecut.facts import fact
 
 MESHES = ("nvlink", "xgmi")  # a device's rate is shared out over its peers
 UNDER_ONE_SWITCH = ("PIX", "PXB")
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Lane:
     """Latency of one message in s, and bytes/s in one direction: of one rank inside a box, of a
     whole box between boxes.
@@ -35,7 +35,7 @@ class Lane:
     rails: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Wiring:
     """`boxes` of at most `box_ranks` ranks; `inside` None: every rank alone in its box; `across`
     None: all in one box. `memory_bytes_per_s` is that of the slowest device's memory.

@@ -8,12 +8,11 @@ seconds where they are a kernel's. Fitted to measured collectives; benchmarks/co
 how well, also where a device had no part in the fit.
 """
 
-from dataclasses import dataclass
-
 from wirecut.errors import UsageError
+from wirecut.facts import fact
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Library:
     """One library; custom_graph and custom_eager are the all-reduce kernels of vLLM and SGLang, in
     a CUDA graph and launched one by one.

@@ -9,7 +9,7 @@ run, in how many came together, and in when a run ends.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from wirecut.cost.flow import (
     Timing,
@@ -22,6 +22,7 @@ from wirecut.cost.flow import (
 )
 from wirecut.cost.pace import time_decode, time_prefill
 from wirecut.cost.replica import Replica
+from wirecut.facts import fact
 from wirecut.spec.traffic import Traffic
 from wirecut.units import show_seconds
 
@@ -36,7 +37,7 @@ ROUNDS = 10
 LONGEST_ANSWER = 4.5
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Load:
     """The traffic on `dp` replicas, each of which runs `most_running` requests at once at most."""
 

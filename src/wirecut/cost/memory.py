@@ -14,6 +14,7 @@ from wirecut.cost.engines import EngineProfile
 from wirecut.cost.kernels_experts import rank_load
 from wirecut.cost.terms import Memory
 from wirecut.cost.work import LayerWork, Product, layer_work
+from wirecut.facts import fact
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut, Limits
 from wirecut.layout.shards import belongs_to, held_bytes, padded_vocab
@@ -143,7 +144,7 @@ def activation_bytes(sizes: RankSizes, *, limits: Limits, dtype: str) -> int:
     return round(limits.max_batched_tokens * row * DTYPE_BYTES[dtype] + logits * LOGIT_BYTES)
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class _Held:
     """One rank before any request runs; bytes. `room` is what is left for the cache."""
 

@@ -9,14 +9,15 @@ slow each other.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from wirecut.cost.forward import Batch, Forward
 from wirecut.cost.replica import Replica
 from wirecut.cost.step import price_forward
+from wirecut.facts import fact
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Decode:
     """One token for every running request: `batches` in flight, one after the other through the
     stages.
@@ -32,7 +33,7 @@ class Decode:
     idle: float
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Prefill:
     """Prompts through the stages in chunks of the token budget: `chunks` - 1 like `chunk`, then
     `last`.

@@ -8,7 +8,6 @@ Knows no traffic and no time.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 from wirecut.cost.collectives import collective_price
@@ -19,6 +18,7 @@ from wirecut.cost.rates import Rate, rate_of
 from wirecut.cost.terms import Memory
 from wirecut.cost.work import LayerWork, Product
 from wirecut.fabric.fabric import Device, Fabric, Link
+from wirecut.facts import fact
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut, Limits
 from wirecut.layout.rules import EngineRules, why_not
@@ -30,7 +30,7 @@ from wirecut.units import DTYPE_BYTES
 STEP_ROWS = 64  # rows of a step by which the slowest of unlike wires is told: latency and bandwidth
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Stage:
     """One stage as priced: the rank that streams its weights slowest, over its slowest TP group.
 

@@ -8,7 +8,6 @@ Knows no traffic: how forwards follow one another is in `pace.py`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from wirecut.cost.forward import Batch, Forward, Piece
@@ -16,6 +15,7 @@ from wirecut.cost.replica import Replica, Stage
 from wirecut.cost.step_wires import between, between_pieces, wire_pieces, wires
 from wirecut.cost.terms import Kind, half_width
 from wirecut.cost.work import LayerWork
+from wirecut.facts import fact
 from wirecut.units import DTYPE_BYTES, show_bytes, show_flops, show_rate, show_seconds
 
 COMPUTE_BOUND_ROWS = 32  # from about here a product is told by its FLOPs, below by its bytes
@@ -28,7 +28,7 @@ LAUNCHES, ROUTED_LAUNCHES = 12, 280
 SAMPLING_PASSES = 3  # over a row of logits in fp32: scale, softmax or maximum, choose
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Spent:
     """Seconds of one stage on one thing, and the kind of time that is."""
 

@@ -5,7 +5,6 @@ between(replica, batch)           # hand-offs, and the tokens' way back
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from wirecut.cost.collectives import Price, collective_price, gather_price, send_price
@@ -13,11 +12,12 @@ from wirecut.cost.exchange import expert_exchange
 from wirecut.cost.forward import Batch, Piece
 from wirecut.cost.replica import Replica
 from wirecut.cost.terms import Kind
+from wirecut.facts import fact
 from wirecut.layout.shards import padded_vocab
 from wirecut.units import DTYPE_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Line:
     """Calls of one stage's group: how many, and the price of one."""
 

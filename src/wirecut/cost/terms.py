@@ -7,10 +7,10 @@ The explanation of a decision is this list of terms: nothing is explained by a s
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from wirecut.fabric.fabric import Source
+from wirecut.facts import fact
 from wirecut.layout.layout import parse_layout
 from wirecut.layout.plan import Cut
 from wirecut.layout.stages import Stages
@@ -62,7 +62,7 @@ def time_width(kind: Kind, source: Source, spread: float = 0.0) -> float:
     return KIND_WIDTH[kind] * (ASSUMED_WIDER if source == "assumed" else 1.0)
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Term:
     """One named share of a phase: of TTFT ("prefill") or of the time per output token ("decode").
 
@@ -82,7 +82,7 @@ class Term:
     kind: Kind = "overhead"
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Memory:
     """Bytes of the rank with the least room. `kv_bytes` is what the running requests fill,
     `kv_tokens` the room.
@@ -101,7 +101,7 @@ class Memory:
     wasted_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Estimate:
     """A layout that works, priced. `interval` holds (low, high) of ttft_s, tpot_s and
     output_tokens_per_s.
@@ -136,7 +136,7 @@ class Estimate:
         return len(self.placement)
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Rejected:
     """A layout that does not work, and why, with numbers. `memory` is there when memory is why."""
 

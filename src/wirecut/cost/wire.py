@@ -6,9 +6,9 @@
 Knows no time: what a call takes is in `collectives.py`.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
+from wirecut.facts import fact
 from wirecut.layout.layout import Layout
 from wirecut.layout.shards import padded_vocab
 from wirecut.spec.feedforward import Moe
@@ -19,7 +19,7 @@ Axis = Literal["tp", "pp", "ep"]
 AXES: tuple[Axis, ...] = ("tp", "pp", "ep")
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class WireItem:
     """Calls and payload bytes of one kind of call."""
 
@@ -29,7 +29,7 @@ class WireItem:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class WireCount:
     """Calls and payload bytes on one axis of one replica, each group counted once."""
 

@@ -7,8 +7,8 @@ Asks `layout.shards`, the one definition of a shard. Knows no device and no time
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from wirecut.facts import fact
 from wirecut.layout.layout import Layout
 from wirecut.layout.shards import expert_tp, held_bytes, held_units, tensor_slice, unit_cut
 from wirecut.spec.feedforward import Mlp, Moe
@@ -19,7 +19,7 @@ from wirecut.spec.tensor import Tensor
 MERGED = {"q": "qkv", "k": "qkv", "v": "qkv", "z": "qkv", "gate": "gate_up", "up": "gate_up"}
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Product:
     """A dense product: rows x `k` times `k` x `n`, the weights stored in `format`."""
 
@@ -30,7 +30,7 @@ class Product:
     weight_bytes: float
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Routed:
     """The experts of one rank: `here` of `experts`, each token going to `top_k` of all."""
 
@@ -44,7 +44,7 @@ class Routed:
     weight_bytes: float
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class LayerWork:
     """One rank's part of one layer.
 

@@ -8,10 +8,10 @@ Sums, differences and shares of terms only; every number is a term's own.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import get_args
 
 from wirecut.cost.terms import Estimate, Kind
+from wirecut.facts import fact
 from wirecut.layout.layout import Layout, parse_layout
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -20,7 +20,7 @@ MOST_ROWS, FILLED_ROWS = 10, 8  # every cut up to the first, then more of the sa
 ALIKE = 0.01  # relative; nearer than any prediction is right
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Line:
     """One term of a request in two layouts: seconds over the whole request."""
 
@@ -34,7 +34,7 @@ class Line:
         return self.theirs - self.ours
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Row:
     """A layout that is shown, its place in the ranking (from 1), and layouts that it stands for."""
 

@@ -7,7 +7,6 @@ Every number is a difference of terms.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from wirecut.cost.terms import Estimate
 from wirecut.explain.budget import Line, compare, doubt, whole_request
@@ -21,6 +20,7 @@ from wirecut.explain.words import (
     targets_in_words,
     tokens_per_s,
 )
+from wirecut.facts import fact
 from wirecut.layout.plan import PlanFile
 from wirecut.planner.contest import GOALS, TIE, Miss, misses
 from wirecut.planner.prices import hourly, per_million
@@ -67,7 +67,7 @@ def worst_miss(plan: PlanFile, one: Estimate) -> Miss | None:
     return max(missed, key=lambda miss: miss.by, default=None)
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Duel:
     """`margin` is by how much ours is better for the goal (0.3: 30 per cent), `wide` how far that
     may be off; both None where something else than the goal's number decided. `doubt_s` is by how

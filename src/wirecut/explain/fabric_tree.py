@@ -8,17 +8,17 @@ Sorts what the fabric holds; every number is a link's own, or the median of link
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 from wirecut.errors import FabricError
 from wirecut.fabric.fabric import Fabric, Link
+from wirecut.facts import fact
 from wirecut.layout.plan import Cut
 
 MOST_ASKED = 8  # children of a node whose wires are looked at: the others are their like
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Node:
     """Devices that belong together; a node without children is one device. `name` is its host's,
     when it is one.
@@ -29,7 +29,7 @@ class Node:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Joint:
     """The wires of one kind between the children of a node: how fast in the median, how slow to
     start, and where the numbers come from.

@@ -10,7 +10,6 @@ Sorts and counts what the fabric holds; every number is a link's own, or the med
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations, pairwise, product
 
 from wirecut.errors import FabricError
@@ -18,6 +17,7 @@ from wirecut.explain.page import INDENT, WIDTH
 from wirecut.explain.words import listed, wire_name
 from wirecut.fabric.fabric import Fabric, Link
 from wirecut.fabric.islands import distance
+from wirecut.facts import fact
 from wirecut.units import show_rate
 
 SHOWN = 16  # rows of a matrix at most
@@ -74,7 +74,7 @@ class Nest:
         return sorted(range(self.num_devices), key=key)
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class WireClass:
     """Links of one kind and path at one level of islands. `symbol` is empty for links that are not
     the best of their pair. Each of `links` stands for `times` pairs, where a trunk joins all hosts.

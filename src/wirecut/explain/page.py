@@ -7,7 +7,9 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from wirecut.facts import fact
 
 WIDTH, NARROWEST = 100, 40
 INDENT = 2
@@ -15,28 +17,28 @@ LEAST_LAST = 24  # characters that the last column of a table keeps
 BOLD, DIM, BOLD_YELLOW = "1", "2", "1;33"  # of ANSI terminals
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Heading:
     """One line that names what follows."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Note:
     """A line that a reader must not miss."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Paragraph:
     """Words, wrapped."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Grid:
     """A table: columns whose name starts with '>' are aligned right; `strong` rows stand out, the
     last column wraps, `gap` spaces part columns.

@@ -8,7 +8,6 @@ A host is one SVG; hosts flow beside and under one another, joined by the wires 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from wirecut.cost.terms import Estimate
 from wirecut.explain.fabric_tree import Joint, Node, hosts_tree, joined
@@ -16,6 +15,7 @@ from wirecut.explain.html import Html, el, join
 from wirecut.explain.words import counted, wire_name
 from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.wires import is_network
+from wirecut.facts import fact
 from wirecut.layout.layout import Axis, Layout, parse_layout
 from wirecut.layout.shards import expert_tp
 from wirecut.units import show_bytes, show_rate, show_seconds
@@ -27,7 +27,7 @@ LARGER = 1.4  # a host alone has room
 FAMILIES = (("nv", "link"), ("xgmi", "link"), ("pcie", "pcie"), ("shm", "shared"))
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Drawn:
     """SVG that has its corner at (0, 0), and its size."""
 
@@ -36,7 +36,7 @@ class Drawn:
     height: float
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Scene:
     """What every box needs to know: the fabric, and the rank of each device that has one."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 
 from wirecut.fabric.probing import Arithmetic
+from wirecut.facts import fact
 from wirecut.machine.kernels import Operations, PackedLinear
 from wirecut.units import GIB, MIB
 
@@ -28,7 +29,7 @@ ATTENTION = ((1, 256), (1, 1024), (128, 128), (512, 512))  # queries, keys
 Job = tuple[str, Callable[[], None]]
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Workload:
     """What is computed on one kind of device. `matrix` is the columns of a matrix, `working_sets`
     lie in a core's cache, in the shared cache and in memory.

@@ -9,7 +9,6 @@ The numbers are in `devices.toml` beside this file, read when first asked for.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import msgspec
 
 from wirecut.errors import FabricError
 from wirecut.fabric.wires import WIRES
+from wirecut.facts import fact
 from wirecut.units import MIB
 
 BY_HAND = "given by hand"
@@ -26,7 +26,7 @@ DTYPES = ("fp32", "bf16", "fp16", "fp8", "int8", "fp4")
 NVLINK_WORDS = ("nvswitch", "nvlink-mesh", "nvlink-cube", "nvlink-pairs")
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class DeviceSpec:
     """One kind of accelerator, from its datasheet.
 

@@ -3,12 +3,11 @@
 device.bytes_per_s, device.flops_per_s["bf16"]
 """
 
-from dataclasses import dataclass
-
 from wirecut.fabric.link import Source, check_rate
+from wirecut.facts import fact
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class MatrixPoint:
     """One measured product of `rows` x weights of `weight_bytes` in all, streamed once.
 
@@ -26,7 +25,7 @@ class MatrixPoint:
             raise ValueError(f"measured point {self} makes no sense")
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class AttentionPoint:
     """Attention of one sequence, measured: `queries` new tokens that look at `keys` in all.
 
@@ -45,7 +44,7 @@ class AttentionPoint:
             raise ValueError(f"measured point {self} makes no sense")
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Device:
     """One place where one rank runs. Rates are of this device with all its like busy too.
 

@@ -21,6 +21,7 @@ from wirecut.errors import FabricError, UsageError
 from wirecut.fabric.device import Device
 from wirecut.fabric.host import HostFacts
 from wirecut.fabric.link import TYPICAL_BYTES, Link, Source, Trunk, at_speed
+from wirecut.facts import fact
 from wirecut.files import write_whole
 
 FORMAT = "wirecut-fabric-1"
@@ -28,7 +29,7 @@ Op = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_r
 Severity = Literal["wrong", "slow", "note"]
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Curve:
     """Measured times of one collective over one kind of wire: (bytes, seconds), smallest first.
 
@@ -67,7 +68,7 @@ class Curve:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Finding:
     """Something about this machine that a person should know, and what to do about it.
 
@@ -81,7 +82,7 @@ class Finding:
     devices: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Made:
     """How the numbers came about."""
 

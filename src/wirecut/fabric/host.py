@@ -11,14 +11,15 @@ import platform
 import re
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from wirecut.facts import fact
 
 MAX_NUMBER = 1 << 16  # of a core or NUMA node: Linux builds for 8192 cores and 1024 nodes
 ROOT = Path("/")
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Nic:
     """A network card, or a port of an RDMA device. `kind`: "ethernet", "infiniband" or "roce", or
     "rdma" where only that much is known.
@@ -39,7 +40,7 @@ class Nic:
     near: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class HostFacts:
     """One host. `memory_bytes`, `cores` and `cpu_limit` (cores' worth of time) are what this
     process may use: a cgroup's where it has less. `shm_bytes` is the size of /dev/shm.

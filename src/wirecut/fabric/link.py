@@ -6,9 +6,10 @@
 Every number carries its source.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, TypeVar
 
+from wirecut.facts import fact
 from wirecut.units import KIB
 
 Source = Literal["measured", "published", "datasheet", "assumed"]
@@ -17,7 +18,7 @@ MOST_LATENCY_S = 100.0
 TYPICAL_BYTES = 64 * KIB  # about what a decode step hands over
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Link:
     """A wire of one kind (`wires.WIRES`) between devices `a` and `b`.
 
@@ -47,7 +48,7 @@ class Link:
         return self.latency_s + num_bytes / self.bytes_per_s
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Trunk:
     """A wire of one kind between any two devices of different hosts.
 

@@ -10,7 +10,7 @@ usual ways).
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from wirecut.errors import FabricError
 from wirecut.fabric.host import Nic, number_list
@@ -21,6 +21,7 @@ from wirecut.fabric.topology import (
     Topology,
     with_device_models,
 )
+from wirecut.facts import fact
 
 MAX_NVLINKS = 36  # of one GPU: NVML_NVLINK_MAX_LINKS
 MAX_COLUMNS = 512
@@ -32,7 +33,7 @@ _NAME = re.compile(r"[A-Za-z][\w.:-]*[0-9][\w.:-]*")
 _NV = re.compile(r"NV([0-9]{1,6})")
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class _Matrix:
     """One printed matrix: its columns, and what each row says; `rest` follows a row's cells."""
 

@@ -9,7 +9,7 @@ datasheet's links times `physics`; what a longer PCIe path takes off is assumed 
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from wirecut.errors import FabricError
 from wirecut.fabric.catalogue import BY_HAND, DeviceSpec, find_device
@@ -19,6 +19,7 @@ from wirecut.fabric.host import HostFacts, Nic
 from wirecut.fabric.islands import find_islands
 from wirecut.fabric.physics import ASSUMED_LAUNCH_S, pair_wire
 from wirecut.fabric.wires import WIRES
+from wirecut.facts import fact
 from wirecut.version import __version__
 
 NVLINK_BYTES_PER_S = 25e9  # one link in one direction, NVLink 2 to 4; for devices given by hand
@@ -26,7 +27,7 @@ NVLINK_BYTES_PER_S = 25e9  # one link in one direction, NVLink 2 to 4; for devic
 SWITCHED_SHARE = 0.75  # of a device's NVLinks that every pair shows through a switch, some down
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class PciePath:
     """What a PCIe path adds to a slot's latency, and the share of the slot's rate that is left."""
 
@@ -49,7 +50,7 @@ SOCKET_BYTES_PER_S = {"pcie5": 22e9, "pcie4": 16e9}
 SOCKET_BYTES_PER_S_OLDER = 10e9
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class TopoDevice:
     """One device as its tool names it. `model` is its product name where the text has it.
 
@@ -65,7 +66,7 @@ class TopoDevice:
     index: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Pair:
     """The path between devices `a` < `b`, in the tool's words.
 
@@ -85,7 +86,7 @@ class Pair:
     switched: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Topology:
     """One box: devices, the path of every pair of them, and cards (`Nic.near` are places in
     `devices`). `tool` is what told it.

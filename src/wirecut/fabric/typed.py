@@ -12,7 +12,6 @@ what each means as links.
 """
 
 import re
-from dataclasses import dataclass
 
 from wirecut.errors import FabricError
 from wirecut.fabric.catalogue import BY_HAND, DeviceSpec, find_device
@@ -29,6 +28,7 @@ from wirecut.fabric.typed_links import (
     trunk_between_nodes,
     why_not,
 )
+from wirecut.facts import fact
 from wirecut.version import __version__
 
 MOST_DEVICES = 32768
@@ -79,7 +79,7 @@ def shaped_fabric(shape: Shape, network: Network | None, made: Made) -> Fabric:
     return Fabric(devices, links, islands, made)
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class _Part:
     """A piece of the text and where it begins."""
 
@@ -91,7 +91,7 @@ class _Part:
         return self.text.strip().lower()
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class _Typed:
     shape: Shape
     network: Network | None

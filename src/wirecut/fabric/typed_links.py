@@ -24,13 +24,13 @@ its neighbours where there are fewer rails than devices; never more than its slo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 from wirecut.fabric.catalogue import NVLINK_WORDS, DeviceSpec
 from wirecut.fabric.link import Link, Source, Trunk
 from wirecut.fabric.physics import PCIE, pair_wire
 from wirecut.fabric.wires import WIRES, words_for
+from wirecut.facts import fact
 
 PCIE_WORDS = tuple(kind for kind in WIRES if kind.startswith("pcie"))
 INTRA_WORDS = (*NVLINK_WORDS, "xgmi", *PCIE_WORDS)
@@ -41,7 +41,7 @@ CUBE_TWIN = 4
 CUBE_DOUBLED = {(0, 3), (1, 2), (2, 3), (0, 4), (1, 5), (4, 7), (5, 6), (6, 7)}
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Shape:
     """`nodes` times `gpus` devices, joined by `wire` (one of INTRA_WORDS) inside a node."""
 
@@ -51,7 +51,7 @@ class Shape:
     wire: str
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Network:
     """`rails` ports of `gbits` Gbit/s on each node. `kind` "nvswitch": the nodes' NVSwitches are
     one. `given`: somebody said so; else it is assumed.

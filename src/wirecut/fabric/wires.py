@@ -3,10 +3,10 @@
 WIRES["pcie4"].words
 """
 
-from dataclasses import dataclass
+from wirecut.facts import fact
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Wire:
     """A kind of wire. `network`: it joins hosts, and its ends share no memory.
 

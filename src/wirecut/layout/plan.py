@@ -3,7 +3,6 @@
 The estimates inside are data for people and for `explain`; this module knows only that they exist.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import msgspec
 
 from wirecut.errors import PlanError, UsageError
 from wirecut.fabric.fabric import Fabric
+from wirecut.facts import fact
 from wirecut.files import write_whole
 from wirecut.layout.layout import Layout, parse_layout
 from wirecut.layout.stages import Stages
@@ -19,7 +19,7 @@ from wirecut.spec.traffic import Traffic
 FORMAT = "wirecut-plan-1"
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Limits:
     """What the runtime was told: tokens a step may hold, requests at once, KV room per replica.
 
@@ -39,7 +39,7 @@ class Limits:
                 )
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Cut:
     """One way to run a model: the layout, the device of each rank, the layers of each stage, and
     how much of a layer each rank of a TP group gets against the others: (5, 3) of 8 key-value

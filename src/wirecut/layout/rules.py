@@ -4,9 +4,9 @@ why_not(spec, parse_layout("tp3"), 8, EngineRules(uneven_tp=True))      # None, 
 """
 
 import re
-from dataclasses import dataclass
 from typing import Literal
 
+from wirecut.facts import fact
 from wirecut.layout.layout import Layout
 from wirecut.layout.shards import cut_by_shares, expert_tp
 from wirecut.spec.attention import CompressedAttention
@@ -14,7 +14,7 @@ from wirecut.spec.feedforward import Mlp, Moe
 from wirecut.spec.model import AnyMixer, Layer, ModelSpec
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class EngineRules:
     """What a runtime can cut. `has_tp`, `has_pp`: whether it cuts inside layers, and between them.
     `uneven_tp`: key-value heads need not divide by TP. `experts`: "none" (no EP), "all" (EP is all

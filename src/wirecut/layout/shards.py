@@ -12,16 +12,16 @@ of a stage; those that an expert is left with cut inside it.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
+from wirecut.facts import fact
 from wirecut.layout.layout import Layout
 from wirecut.spec.mixer import Held
 from wirecut.spec.model import Layer, ModelSpec
 from wirecut.spec.tensor import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Slice:
     """Elements `start` up to `stop` of dimension `dim`; `dim` None is the whole tensor. Of a tensor
     with experts, of each from `first_expert` up to `last_expert`.

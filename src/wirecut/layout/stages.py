@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
+
+from wirecut.facts import fact
 
 Stages = tuple[tuple[int, int], ...]  # (first layer, one past the last), stage by stage
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Room:
     """A second weight of each layer, in bytes or seconds, and how much of it each stage has room
     for.

@@ -6,16 +6,16 @@ Imports no torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgspec
 
 from wirecut.errors import UsageError
+from wirecut.facts import fact
 
 MEET_S = 60.0  # hosts do not start in the same second, and torch takes a while to import
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class RankHost:
     """A host that this process can start ranks on. `prefix` goes before the command that starts its
     host process (`nsenter ...` for a network namespace); `address` is where other hosts reach it;
@@ -41,7 +41,7 @@ class World(msgspec.Struct, frozen=True):
     master: tuple[str, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Launched:
     """This process as its launcher numbers it."""
 

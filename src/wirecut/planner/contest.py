@@ -8,11 +8,11 @@ Knows no words.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from wirecut.cost.estimate import Candidate
 from wirecut.errors import UsageError
+from wirecut.facts import fact
 from wirecut.planner.prices import per_million
 from wirecut.spec.traffic import Traffic
 
@@ -66,7 +66,7 @@ def check_goal(goal: str, *, priced: bool = False) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Miss:
     """A target that a layout misses: `value` against `target`, both in the target's own unit (ms,
     or requests/s of an open load that is not carried).
@@ -97,7 +97,7 @@ def misses(
     return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Place:
     """A candidate in a contest: how it did, lower being better on every line. `missed` is by how
     much of it the worst missed target is missed; `open_load`: requests come by a rate.
@@ -122,7 +122,7 @@ class Place:
         return layout.world_size, self.answer_s, plain
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Contest:
     """Candidates that are compared for one goal. `device_prices`: of an hour of each device of the
     fabric, for the goal "cost".

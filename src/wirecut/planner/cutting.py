@@ -10,7 +10,6 @@ its memory is all weights, the cache, and the embedding in the first.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 from wirecut.cost.attend import cache_bytes
@@ -19,6 +18,7 @@ from wirecut.cost.memory import RankSizes
 from wirecut.cost.replica import Pricing
 from wirecut.cost.work import LayerWork
 from wirecut.fabric.device import Device
+from wirecut.facts import fact
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut
 from wirecut.layout.stages import Room, Stages, cut_stages
@@ -29,7 +29,7 @@ SLACK = 0.04  # of the slowest stage's time, given up for room
 DIGITS = 6  # weights of layers that agree so far are cut alike
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class _Slowest:
     """The slowest of the devices of one stage in all replicas, on every count."""
 
@@ -166,7 +166,7 @@ def _streamed(
     return [most[layer] for layer in layers]
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class _Loads:
     """Weights of layers, what is added to the first stage and to the last, as shares of the
     heaviest layer.

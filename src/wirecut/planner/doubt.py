@@ -5,7 +5,7 @@ they may be.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from wirecut.cost.estimate import Candidate
@@ -13,6 +13,7 @@ from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import HALF_WIDTH
 from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.link import LEAST_RATE
+from wirecut.facts import fact
 from wirecut.planner.field import Field
 from wirecut.planner.search import outcomes
 
@@ -20,7 +21,7 @@ from wirecut.planner.search import outcomes
 ENDS = (1 / (1 + HALF_WIDTH["assumed"]), 1 + HALF_WIDTH["assumed"])
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Fragile:
     """Were the assumed `what` of these names (kinds of wire, or devices) `factor` times as fast,
     layout `to` would win.

@@ -9,9 +9,9 @@ Every step asks only the few; what is found is checked against all, and who turn
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from wirecut.cost.estimate import Candidate
+from wirecut.facts import fact
 from wirecut.planner.contest import Contest
 from wirecut.spec.traffic import Traffic
 
@@ -23,7 +23,7 @@ Wins = Callable[[Contest, float], Candidate]
 Near = Callable[[float, float], bool]
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Field:
     """A contest, who wins it under `traffic`, the candidates that are among the best near, and the
     best of each (tp, pp): what to ask first about other loads.

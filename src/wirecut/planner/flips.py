@@ -8,7 +8,7 @@ Knows no words; `other_wires` asks about other kinds of wire.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from wirecut.cost.collectives import collective_price
@@ -16,6 +16,7 @@ from wirecut.cost.estimate import Candidate, fit
 from wirecut.cost.replica import Pricing
 from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.link import Link
+from wirecut.facts import fact
 from wirecut.planner.contest import Contest
 from wirecut.planner.field import Field, within
 from wirecut.spec.traffic import LEAST, MOST, Traffic
@@ -38,7 +39,7 @@ What = Literal[
 Unit = Literal["bytes/s", "requests", "requests/s", "tokens", "kind"]
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class AllReduce:
     """An all-reduce of `num_bytes` among `devices`: bus bandwidth (2 (n-1)/n x bytes / seconds) as
     it is, and at the flip, in bytes/s.
@@ -50,7 +51,7 @@ class AllReduce:
     threshold: float
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Flip:
     """Beyond `threshold`, layout `to` wins; `now` is the value that there is, in the same unit.
 

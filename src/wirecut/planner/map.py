@@ -7,13 +7,14 @@ Knows no words.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import Literal
 
 from wirecut.cost.estimate import Candidate, consider
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate
+from wirecut.facts import fact
 from wirecut.layout.plan import Cut
 from wirecut.layout.rules import why_not
 from wirecut.planner.contest import Contest
@@ -29,7 +30,7 @@ KEPT = 3  # best candidates of each sampled cell
 BLOCK = 3  # rows and columns of a block that is filled when its corners agree
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class WinnerMap:
     """The winning layout of each (load, wire speed), a row a load, smallest first.
 

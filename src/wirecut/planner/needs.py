@@ -6,13 +6,14 @@ alone.
 Asks the same memory arithmetic as the search, on devices that are joined as the fabric's are.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from wirecut.cost.estimate import Candidate, consider
 from wirecut.cost.replica import Pricing
 from wirecut.fabric.catalogue import DeviceSpec, all_devices
 from wirecut.fabric.fabric import Fabric
 from wirecut.fabric.link import Trunk
+from wirecut.facts import fact
 from wirecut.layout.layout import Layout
 from wirecut.layout.rules import allowed_tp, most_stages
 from wirecut.planner.cutting import cut_for
@@ -22,7 +23,7 @@ MOST_TP = 8  # of the counts that are proposed: what a box has
 MOST_COUNT = 1024
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Needs:
     """`count` devices like the fabric's largest would do, cut as `layout`; 0: no number of them.
     `alone`: the smallest known device that holds the model by itself, with its bytes.

@@ -8,12 +8,13 @@ reasons, and the flips.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from wirecut.cost.estimate import check_traffic, price
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected
 from wirecut.errors import NothingFits, UsageError
+from wirecut.facts import fact
 from wirecut.layout.rules import allowed_tp
 from wirecut.planner.contest import Contest, Place, check_goal
 from wirecut.planner.doubt import Fragile, fragile_spots
@@ -31,7 +32,7 @@ __all__ = ["Elsewhere", "Ranking", "outcome_of", "plan", "plan_over"]
 SHOWN_REASONS = 12  # of an error
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Elsewhere:
     """What came of another fabric of the same question: its best layout and that one's runner-up,
     or why nothing works there. Prices are 0 where none was given.
@@ -45,7 +46,7 @@ class Elsewhere:
     price_per_million: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Ranking:
     """Layouts that work, best first (`chosen` is the first), those that do not, and where the
     choice flips. `fragile`: where an assumed number decided. `prices` are the user's, per device
@@ -62,7 +63,7 @@ class Ranking:
     elsewhere: tuple[Elsewhere, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class _Held:
     """A contest that was held on one fabric."""
 

@@ -14,12 +14,13 @@ near the most; for cost and a given rate, where fewer may be enough, at every nu
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from wirecut.cost.estimate import Candidate, consider
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Rejected
+from wirecut.facts import fact
 from wirecut.layout.layout import Layout
 from wirecut.layout.rules import why_not
 from wirecut.planner.contest import Contest, Place
@@ -41,7 +42,7 @@ REFINED = 6  # (tp, pp) whose number of replicas is searched, on large fabrics
 PATIENCE = 3
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Found:
     """Cuts that work, every placement that was tried among them, and layouts that do not."""
 
@@ -120,7 +121,7 @@ def _outcome(
     return consider(pricing, cut(slack=math.inf), traffic)
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class _Kept:
     """The best layouts of a large search so far, reasons of those that do not work, and the longest
     placement by (tp, pp): fewer replicas stand where the first of more do.

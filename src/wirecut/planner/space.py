@@ -14,9 +14,9 @@ between two that are asked about:
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from wirecut.fabric.fabric import Fabric
+from wirecut.facts import fact
 from wirecut.layout.layout import Layout
 from wirecut.layout.rules import EngineRules, allowed_tp, most_stages
 from wirecut.spec.feedforward import Moe
@@ -49,7 +49,7 @@ def ep_degrees(ranks: int, *, experts: bool) -> list[int]:
     return [ep for ep in range(1, ranks + 1) if ranks % ep == 0] if experts else [1]
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Degrees:
     """What a large fabric is searched over: sizes of TP groups, numbers of stages of `layers` and
     at most `deepest`, and whether experts are dealt.

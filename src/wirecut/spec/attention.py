@@ -6,14 +6,14 @@ window or the best-scored keys only.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
+from wirecut.facts import fact
 from wirecut.spec.mixer import Held
 from wirecut.spec.tensor import Tensor, column, cut, row, whole
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Indexer:
     """The scorer of a sparse attention: every earlier position gets a score, the best are attended.
 
@@ -30,7 +30,7 @@ class Indexer:
         return 2 * self.heads * self.head_dim
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Attention:
     """Grouped-query attention: `heads` query heads share `kv_heads` key and value heads.
 
@@ -141,7 +141,7 @@ class Attention:
         return 0
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class LatentAttention:
     """Multi-head latent attention (DeepSeek-V2, section 2.1): the cache holds one latent of
     `kv_rank` and one rotary key of `rope_dim` for all heads, so every TP rank holds all of it.
@@ -236,7 +236,7 @@ class LatentAttention:
         return 0
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class CompressedAttention:
     """DeepSeek-V4's attention: a window of single keys, and behind it keys that each stand for
     `ratio` tokens (0: the window only), all of them or, with an indexer, the best `top_k`.

@@ -9,12 +9,12 @@ dtype, shape and where its bytes lie), then those bytes.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from wirecut.errors import ModelError
+from wirecut.facts import fact
 from wirecut.spec.model import ModelSpec
 
 ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -23,7 +23,7 @@ RUN = ("llama",)  # architectures that the engine runs: their names and shapes a
 ELEMENT_BYTES = {"F32": 4, "BF16": 2, "F16": 2}  # the dtypes that the engine reads
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class StoredTensor:
     """Where a tensor is, and as what. `dtype` is the format's name for it, as in BF16."""
 
@@ -32,7 +32,7 @@ class StoredTensor:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Checkpoint:
     """The tensors of a model folder by name."""
 

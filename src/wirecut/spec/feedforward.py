@@ -5,14 +5,15 @@ Moe(experts=128, top_k=8, intermediate=768)
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from wirecut.facts import fact
 from wirecut.spec.tensor import Tensor, column, cut, row, whole
 
 NAMES = ("gate_proj", "up_proj", "down_proj")
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Mlp:
     """Up to `intermediate` and back; `gated`: a second projection gates the first (SwiGLU).
 
@@ -36,7 +37,7 @@ class Mlp:
             yield whole(f"{down}.bias", "bias", hidden)
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Moe:
     """A mixture of experts: a router sends each token to `top_k` of `experts` MLPs.
 

@@ -8,13 +8,13 @@ Kinds of mixers are in `spec.attention` and `spec.recurrent`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
+from wirecut.facts import fact
 from wirecut.spec.tensor import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Held:
     """A part of a cache: `units` indivisible pieces of `each` elements, dealt to TP ranks as a
     tensor's units are (by `groups`; ranks beyond the units hold copies).

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
+from wirecut.facts import fact
 from wirecut.spec.attention import Attention, CompressedAttention, LatentAttention
 from wirecut.spec.feedforward import Mlp, Moe
 from wirecut.spec.formats import element_bits
@@ -23,7 +24,7 @@ AnyMixer = Attention | LatentAttention | CompressedAttention | LinearAttention |
 TWO_NORMS = ("input_layernorm.weight", "post_attention_layernorm.weight")
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Layer:
     """One layer: a mixer, then a feed-forward; hybrids have layers with one of them alone.
 
@@ -44,7 +45,7 @@ class Layer:
         return hash((self.mixer, self.mlp, len(self.norms), len(self.formats)))
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class WeightFormat:
     """How linears are stored in the main, and what their inputs are rounded to for the product; ""
     is the model's dtype. `method` is the name of it in the configuration.
@@ -95,7 +96,7 @@ class ModelSpec:
     rope_theta: float
     rope_kind: str = "default"
     stop_tokens: tuple[int, ...] = ()
-    weights: WeightFormat = WeightFormat()
+    weights: WeightFormat = WeightFormat()  # noqa: RUF009 (a fact)
     kv_dtype: str | None = None
     prefix: str = "model."
     extra: tuple[Tensor, ...] = ()

@@ -12,6 +12,7 @@ from fnmatch import translate
 from functools import cached_property
 from typing import Any
 
+from wirecut.facts import fact
 from wirecut.spec.fields import Fields
 from wirecut.spec.tensor import Part
 
@@ -65,7 +66,7 @@ class Names:
         return False
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Rule:
     """Modules by their names, how their weights are stored, and what the inputs of their products
     are rounded to ("": the model's dtype).

@@ -5,8 +5,8 @@ Mamba(heads=128, head_dim=64, groups=8, state_dim=128, conv=4)
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from wirecut.facts import fact
 from wirecut.spec.mixer import Held
 from wirecut.spec.tensor import Part, Tensor, column, cut, row, whole
 
@@ -42,7 +42,7 @@ class Recurrent:
         return 0
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class LinearAttention(Recurrent):
     """Attention with the gated delta rule: Gated DeltaNet (Qwen3-Next) and KDA (Kimi Linear).
 
@@ -117,7 +117,7 @@ class LinearAttention(Recurrent):
         return 7 * self.value_heads * self.key_dim * self.value_dim
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Mamba(Recurrent):
     """Mamba-2: `heads` of `head_dim` channels, each channel with a state of `state_dim`; the input
     and output maps B and C are shared by the heads of a group. `conv`: taps of the convolution.

@@ -6,9 +6,9 @@ Which slice a rank holds is `layout.shards`' to say; this is what it needs to kn
 """
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
+from wirecut.facts import fact
 from wirecut.spec.formats import element_bits
 
 Part = Literal[
@@ -44,7 +44,7 @@ LINEARS = frozenset(
 PRECISE = frozenset(("head", "router", "index", "decay", "compress"))
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Tensor:
     """One tensor of the checkpoint, or `experts` alike ones. `shape` is one copy's: (out, in) or
     (out,).

@@ -1,15 +1,15 @@
 """What is asked of the deployment: how long prompts and answers are, and how many come at once."""
 
 import math
-from dataclasses import dataclass
 
 from wirecut.errors import UsageError
+from wirecut.facts import fact
 
 MOST_TOKENS = 10**8
 LEAST, MOST = 1e-9, 1e9  # of rates and targets: beyond them a number is a mistake
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Traffic:
     """Load on the whole deployment.
 

@@ -5,8 +5,9 @@ Body((Layer(attention, Mlp(fields.count("intermediate_size"))),) * fields.layers
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from wirecut.facts import fact
 from wirecut.spec.attention import Attention
 from wirecut.spec.feedforward import Mlp
 from wirecut.spec.fields import Fields
@@ -27,7 +28,7 @@ BIASED_NORMS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@fact
 class Body:
     """What a family's reader finds out: the layers, and what differs from Llama around them.
 
