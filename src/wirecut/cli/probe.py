@@ -12,7 +12,6 @@ from wirecut.cli.options import DeviceOpt, FabricOpt, check_out
 from wirecut.cli.progress import Bar
 from wirecut.errors import UsageError
 from wirecut.files import cache_dir
-from wirecut.machine.world import launched
 
 DEFAULT_OUT = Path("fabric.json")
 
@@ -44,6 +43,7 @@ def probe(
     from wirecut.fabric.fabric import save_fabric
     from wirecut.fabric.find import find_fabric
     from wirecut.fabric.probe import probe as measure
+    from wirecut.machine.world import launched
 
     if fabric is not None:
         if ranks is not None or hosts is not None:

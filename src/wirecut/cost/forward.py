@@ -72,6 +72,19 @@ class Batch:
     busy: int = 0
     replicas: int = 0
 
+    def beside(self, busy: int, replicas: int) -> "Batch":
+        """The same while so many devices and replicas are at work."""
+        return Batch(
+            self.decodes,
+            self.context,
+            self.chunk,
+            self.prompts,
+            self.before,
+            self.prefills,
+            busy,
+            replicas,
+        )
+
     @property
     def rows(self) -> int:
         return self.decodes + self.chunk

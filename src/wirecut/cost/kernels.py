@@ -141,7 +141,10 @@ def tile_work(groups: tuple[tuple[float, float], ...], n: int, sms: int, edge: f
     """
     best = math.inf
     for a, b in _TILES:
-        tiles = sum(count * math.ceil(rows / a) for count, rows in groups) * math.ceil(n / b)
+        tiles = 0.0
+        for count, rows in groups:
+            tiles += count * math.ceil(rows / a)
+        tiles *= math.ceil(n / b)
         best = min(best, math.ceil(tiles / sms) * (a * b + (a + b) * edge))
     return best
 

@@ -60,8 +60,9 @@ class RankSizes:
         """Sizes of rank `tp_rank` of the first replica. Layers of the same kind are asked for
         once.
         """
-        known = {layer: layer_work(spec, layer, layout, tp_rank, shares) for layer in spec.kinds}
-        works = tuple(known[layer] for layer in spec.layers)
+        firsts = spec.first_alike
+        known = {i: layer_work(spec, spec.layers[i], layout, tp_rank, shares) for i in set(firsts)}
+        works = tuple(known[i] for i in firsts)
         size = element_bits(kv) / 8
         rows = padded_vocab(spec.vocab, layout.tp) // layout.tp
         table = spec.outside_tensors[0]

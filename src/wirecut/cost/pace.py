@@ -205,7 +205,7 @@ def _meanwhile(replica: Replica, batch: Batch, stages: int, replicas: int) -> Ba
     dealt = replicas if layout.ep > 1 else 0
     if (busy, dealt) == (batch.busy, batch.replicas):
         return batch  # the usual case, asked thousands of times
-    return replace(batch, busy=busy, replicas=dealt)
+    return batch.beside(busy, dealt)
 
 
 def lengths(forward: Forward, speed: float) -> tuple[float, float, float]:

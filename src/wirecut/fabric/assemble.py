@@ -14,8 +14,7 @@ from statistics import median
 
 from wirecut.fabric.compare import diagnose_measured
 from wirecut.fabric.device import AttentionPoint, MatrixPoint
-from wirecut.fabric.discover import now
-from wirecut.fabric.fabric import Curve, Device, Fabric, Finding, Link, Made
+from wirecut.fabric.fabric import Curve, Device, Fabric, Finding, Link, Made, now
 from wirecut.fabric.islands import find_islands
 from wirecut.fabric.probing import (
     Arithmetic,

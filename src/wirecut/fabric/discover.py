@@ -11,12 +11,11 @@ import shutil
 import socket
 import subprocess
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import combinations
 
 from wirecut.errors import FabricError
 from wirecut.fabric.diagnose import diagnose_host
-from wirecut.fabric.fabric import Device, Fabric, Link, Made
+from wirecut.fabric.fabric import Device, Fabric, Link, Made, now
 from wirecut.fabric.host import HostFacts, cpu_name, host_memory_bytes, read_host, usable_cores
 from wirecut.fabric.islands import find_islands
 from wirecut.fabric.nvml import read_nvml
@@ -141,8 +140,3 @@ def cores_for(device: Device) -> list[int]:
     """
     here = usable_cores()
     return [core for core in device.cpus if core in here] or [here[device.id % len(here)]]
-
-
-def now() -> str:
-    """UTC time to the second, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -11,6 +11,7 @@ model interpolates.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -90,6 +91,11 @@ class Made:
     how: str
     version: str
     notes: tuple[str, ...] = ()
+
+
+def now() -> str:
+    """UTC time to the second, ISO 8601, as `Made` has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ import re
 
 from wirecut.errors import FabricError
 from wirecut.fabric.catalogue import BY_HAND, DeviceSpec, find_device
-from wirecut.fabric.discover import now
-from wirecut.fabric.fabric import Device, Fabric, Made
+from wirecut.fabric.fabric import Device, Fabric, Made, now
 from wirecut.fabric.islands import find_islands
 from wirecut.fabric.physics import ASSUMED_LAUNCH_S
 from wirecut.fabric.typed_links import (

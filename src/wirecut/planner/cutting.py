@@ -22,7 +22,6 @@ from wirecut.facts import fact
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut
 from wirecut.layout.stages import Room, Stages, cut_stages
-from wirecut.spec.model import Layer
 
 USABLE = 0.85  # of a device's memory for weights and cache: the rest is the runtime's
 SLACK = 0.04  # of the slowest stage's time, given up for room
@@ -103,8 +102,8 @@ def _stages(
     running: int,
     slack: float,
 ) -> Stages:
-    layers, steps = pricing.spec.layers, pricing.engine.steps
-    weights, request = _held(sizes, layers, math.ceil(context))
+    steps = pricing.engine.steps
+    weights, request = _held(sizes, math.ceil(context))
     first, last = (
         max(one.weight_bytes((0, 0), is_first=is_first, is_last=not is_first) for one in sizes)
         for is_first in (True, False)
@@ -112,7 +111,7 @@ def _stages(
     free = USABLE * sum(one.memory_bytes for one in on) - sum(weights) - first - last
     fit = max(0.0, free / max(1.0, sum(request)))
     rows = math.ceil(max(1.0, min(running, fit)) / layout.pp)
-    streamed = _streamed(sizes, layers, layout, rows, context)
+    streamed = _streamed(sizes, layout, rows, context)
     ops = steps.ops_per_layer + rows * steps.ops_per_sequence_layer
     mean = sum(streamed) / len(streamed)
     each = [mean / one.bytes_per_s + ops * one.launch_s for one in on]  # seconds of a mean layer
@@ -131,24 +130,15 @@ def _stages(
     )
 
 
-def _held(
-    sizes: Sequence[RankSizes], layers: Sequence[Layer], tokens: int
-) -> tuple[list[float], list[float]]:
+def _held(sizes: Sequence[RankSizes], tokens: int) -> tuple[list[float], list[float]]:
     """By layer, bytes of weights, and of cache of a request of `tokens`, on the rank with most."""
-    firsts = _first_of_each(layers)
-    weights = {
-        layer: max(one.works[i].weight_bytes for one in sizes) for layer, i in firsts.items()
-    }
-    request = {
-        layer: max(one.request_bytes((i, i + 1), tokens) for one in sizes)
-        for layer, i in firsts.items()
-    }
-    return [weights[layer] for layer in layers], [request[layer] for layer in layers]
+    firsts = sizes[0].spec.first_alike
+    weights = {i: max(one.works[i].weight_bytes for one in sizes) for i in set(firsts)}
+    request = {i: max(one.request_bytes((i, i + 1), tokens) for one in sizes) for i in weights}
+    return [weights[i] for i in firsts], [request[i] for i in firsts]
 
 
-def _streamed(
-    sizes: Sequence[RankSizes], layers: Sequence[Layer], layout: Layout, rows: int, context: float
-) -> list[float]:
+def _streamed(sizes: Sequence[RankSizes], layout: Layout, rows: int, context: float) -> list[float]:
     """By layer, bytes that a decode step of `rows` sequences reads on the rank that reads most."""
     tokens = rows * (layout.dp if layout.ep > 1 else 1)  # EP: of all replicas
 
@@ -159,11 +149,9 @@ def _streamed(
         touched = routed(tokens, experts.here, experts.experts, experts.top_k).touched
         return own - experts.weight_bytes * (1 - touched / experts.here)
 
-    firsts = _first_of_each(layers)
-    most = {
-        layer: max(read(one.works[i], one.kv_size) for one in sizes) for layer, i in firsts.items()
-    }
-    return [most[layer] for layer in layers]
+    firsts = sizes[0].spec.first_alike
+    most = {i: max(read(one.works[i], one.kv_size) for one in sizes) for i in set(firsts)}
+    return [most[i] for i in firsts]
 
 
 @fact
@@ -212,10 +200,3 @@ def _cut(
         speeds=rooms,
         room=Room(times.layers, free),
     )
-
-
-def _first_of_each(layers: Sequence[Layer]) -> dict[Layer, int]:
-    found: dict[Layer, int] = {}
-    for i, layer in enumerate(layers):
-        found.setdefault(layer, i)
-    return found

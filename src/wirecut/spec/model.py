@@ -112,6 +112,12 @@ class ModelSpec:
         return Counter(self.layers)
 
     @cached_property
+    def first_alike(self) -> tuple[int, ...]:
+        """By layer, the first one of its kind."""
+        first: dict[Layer, int] = {}
+        return tuple(first.setdefault(layer, i) for i, layer in enumerate(self.layers))
+
+    @cached_property
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor of the checkpoint, first to last layer; a tied head has none of its own.
 
