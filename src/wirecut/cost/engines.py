@@ -31,6 +31,8 @@ class Steps:
     in it, `request_s` once per request before its first token. `graphs`: decode steps run as one
     CUDA graph; other steps launch kernel by kernel, each `kernel_s` of the host. `starts` is the
     share of the kernels' own starts that shows: the rest hides while the kernel before drains.
+    `ahead`: a later stage's host prepares a step while stages before it compute, so that a token's
+    way through them meets `host_s` once; else each begins when the hidden states are there.
     """
 
     ops_per_layer: int = 0
@@ -45,6 +47,7 @@ class Steps:
     graphs: bool = False
     kernel_s: float = 5e-6
     starts: float = 1.0
+    ahead: bool = False
 
 
 @fact
@@ -168,7 +171,13 @@ TRTLLM = EngineProfile(
     name="trtllm",
     rules=EngineRules("TensorRT-LLM", experts="any"),
     steps=Steps(
-        host_s=1e-3, sequence_s=3e-6, request_s=18e-3, graphs=True, kernel_s=1e-6, starts=0.85
+        host_s=1e-3,
+        sequence_s=3e-6,
+        request_s=18e-3,
+        graphs=True,
+        kernel_s=1e-6,
+        starts=0.85,
+        ahead=True,
     ),
     batching=Batching(one_prompt=True, handoffs=2),
     room=Room(share=0.95, runtime_bytes=2 * GIB, group_bytes=GIB // 2, of_rest=True),

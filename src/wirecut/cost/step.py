@@ -170,7 +170,7 @@ def _step(replica: Replica, index: int, batch: Batch) -> float:
     """What the runtime does around a forward: schedule, batch, sampling."""
     engine, stage = replica.pricing.engine.steps, replica.stages[index]
     ops = engine.step_ops if index == 0 else engine.stage_ops
-    host_s = engine.host_s
+    host_s = 0.0 if engine.ahead and index else engine.host_s
     if index == len(replica.stages) - 1:
         ops += engine.ops_per_sequence * batch.logit_rows
         host_s += engine.sequence_s * batch.logit_rows
