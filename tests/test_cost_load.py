@@ -22,7 +22,8 @@ from wirecut.cost.engines import engine_profile
 from wirecut.cost.estimate import Candidate, check_traffic
 from wirecut.cost.estimate import price as price_of
 from wirecut.cost.flow import Timing
-from wirecut.cost.pace import time_prefill
+from wirecut.cost.pace import time_prefill, time_round
+from wirecut.cost.prompts import full_rounds_s, prefill_of
 from wirecut.cost.terms import Estimate, Rejected, Term, intervals
 from wirecut.errors import UsageError
 from wirecut.fabric.device import MatrixPoint
@@ -366,6 +367,27 @@ def test_a_static_batch_larger_than_the_room_goes_in_waves():
     assert two.output_tokens_per_s == pytest.approx(one.output_tokens_per_s)
     wave_s = one.ttft_s + 9 * one.tpot_s
     assert two.ttft_s == pytest.approx(one.ttft_s + wave_s / 2)
+
+
+def test_rounds_full_of_prompts_carry_the_answers_they_bring_forth():
+    """Of a budget of 8,192 tokens, 482 are answers' where 2,048 in bring forth 128 out."""
+    pricing, traffic = on_gpus(L70B, "8xH100-SXM", "trtllm"), Traffic(2048, 128, rate=math.inf)
+    candidate = candidate_of(pricing, "tp8", traffic)
+    found, running = candidate.timing(traffic), candidate.most_running
+    alone_s = prefill_of(candidate.replica, traffic, running, running, 1, 1.0).held_s
+    full_s = full_rounds_s(candidate.replica, traffic, running, 1, 1.0)
+    assert running > 482
+    round_s = time_round(
+        candidate.replica,
+        482,
+        context=2048 + 64,
+        chunk=8192 - 482,
+        prompt_tokens=2048,
+        busy_replicas=1,
+    )
+    assert full_s == pytest.approx(running * 2048 / (8192 - 482) * round_s)
+    assert alone_s < full_s
+    assert found.output_tokens_per_s <= running * 128 / full_s * (1 + 1e-9)
 
 
 # ---- loads that are wrong, cuts that do not work

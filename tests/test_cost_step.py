@@ -298,6 +298,15 @@ def test_handoffs_of_other_runtimes():
         assert (gather > 0) == (tp > 1)
 
 
+@pytest.mark.parametrize("engine", ["vllm", "trtllm"])
+def test_a_token_meets_the_hosts_of_all_stages_or_one(engine: str):
+    """TensorRT-LLM's later stages have prepared the step when the hidden states come."""
+    replica = replica_of(on_gpus(L70B, "4xH100-SXM", engine), "pp4")
+    steps, forward = replica.pricing.engine.steps, price_forward(replica, Batch(decodes=1))
+    hosts = 1 if steps.ahead else 4
+    assert seconds(forward, "step") == pytest.approx(hosts * steps.host_s + steps.sequence_s)
+
+
 def test_graphs_hide_launches_of_decodes_only():
     replica = replica_of(on_gpus(L8B, "1xH100-SXM", "vllm"), "tp1")
     decode = price_forward(replica, Batch(decodes=8, context=500))

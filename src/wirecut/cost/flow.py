@@ -18,6 +18,7 @@ from wirecut.cost.pace import (
     time_prefill,
     time_round,
 )
+from wirecut.cost.prompts import burst_s, context_of, full_rounds_s, prefill_of
 from wirecut.cost.replica import Replica
 from wirecut.cost.terms import Phase
 from wirecut.facts import fact
@@ -165,7 +166,7 @@ def steady(
     mixes = replica.pricing.engine.batching.mixes
     prompting = min(1.0, flow.prompting) if mixes else flow.prompting
     share = prompting * max(others, 1) / running
-    all_prompts = _prompts(replica, traffic, running, running, busy_replicas, speed)
+    all_prompts = prefill_of(replica, traffic, running, running, busy_replicas, speed)
     all_s = all_prompts.seconds
     if replica.pricing.engine.batching.one_prompt:
         all_s = burst_s(replica, traffic, running, busy_replicas, speed)
@@ -184,6 +185,9 @@ def steady(
         answer_s = prefill.seconds + in_progress_s + before_s
         answer_s += rounds * (flow.decode.step_s + stolen_s)
         least_s = all_prompts.held_s
+        if mixes and flow.prompting > 1:
+            full_s = full_rounds_s(replica, traffic, running, busy_replicas, speed)
+            least_s = max(least_s, full_s)
         most_s = math.inf if found else _most_wait(answer_s, least_s, running)
         more = min(1.0, 1 / together - 1) if together else 1.0  # rounds after a burst, 1 at most
         ahead_s = max(more * (least_s - answer_s), min(ahead_s, most_s))
@@ -263,39 +267,6 @@ def timing_of(
     return Timing(running, ttft_s, tpot_s, rate, decode, prefill, tuple(waits))
 
 
-def burst_s(
-    replica: Replica, traffic: Traffic, running: int, busy_replicas: int, speed: float
-) -> float:
-    """Seconds of the prefill of `running` prompts that came together, in steps of the budget, or of
-    one prompt each where the runtime is set up so.
-    """
-    prompts = 1 if replica.pricing.engine.batching.one_prompt else running
-    prefill = _prompts(replica, traffic, prompts, running, busy_replicas, speed)
-    return prefill.seconds + (running // prompts - 1) * prefill.held_s
-
-
-def _prompts(
-    replica: Replica,
-    traffic: Traffic,
-    prompts: int,
-    waiting: int,
-    busy_replicas: int,
-    speed: float,
-) -> Prefill:
-    """Prefill of `prompts` of those that are `waiting`, in steps of the budget."""
-    inputs = traffic.input_tokens
-    chunk = chunk_rows(replica, prompts * inputs)
-    return time_prefill(
-        replica,
-        inputs,
-        prompts=prompts,
-        chunk=chunk,
-        batches=-(-waiting * inputs // chunk),
-        speed=speed,
-        busy_replicas=busy_replicas,
-    )
-
-
 def request_wait(replica: Replica) -> Wait:
     """A request's way to the first stage and its first token's way back to whoever asked."""
     steps, rate = replica.pricing.engine.steps, replica.stages[0].rate
@@ -307,8 +278,3 @@ def request_wait(replica: Replica) -> Wait:
         return f"{steps.request_ops} operations x {show_seconds(rate.device.launch_s)}"
 
     return Wait("request", "prefill", seconds, because)
-
-
-def context_of(traffic: Traffic) -> float:
-    """Mean tokens in the cache of a request while it is answered."""
-    return traffic.input_tokens + traffic.output_tokens / 2

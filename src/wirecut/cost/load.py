@@ -14,13 +14,12 @@ from dataclasses import replace
 from wirecut.cost.flow import (
     Timing,
     Wait,
-    burst_s,
-    context_of,
     request_wait,
     steady,
     timing_of,
 )
 from wirecut.cost.pace import time_decode, time_prefill
+from wirecut.cost.prompts import burst_s, context_of
 from wirecut.cost.replica import Replica
 from wirecut.facts import fact
 from wirecut.spec.traffic import Traffic
