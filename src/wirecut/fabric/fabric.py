@@ -265,9 +265,15 @@ class Fabric:
         if places is None:
             return tuple(devices)
         order: dict[str, int] = {}
-        return tuple(
+        found = tuple(
             (order.setdefault(self.devices[i].host, len(order)), *places[i]) for i in devices
         )
+        return self._likenesses.setdefault(found, found)
+
+    @cached_property
+    def _likenesses(self) -> dict[tuple[object, ...], tuple[object, ...]]:
+        """Those that were asked for, each held once: of thousands of devices they are large."""
+        return {}
 
     @property
     def hosts_are_alike(self) -> bool:
