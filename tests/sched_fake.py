@@ -1,7 +1,7 @@
 """An engine without tensors for scheduler tests: it remembers what lies in each KV slot.
 
-Every entry is checked against that, so a block given away too early or a token out of order is seen
-at once.
+Every entry is checked against that: a block given away too early, a token out of order or a block
+shared by requests with other tokens is seen at once.
 """
 
 import zlib
@@ -40,7 +40,7 @@ class FakeEngine:
     scheduler: Scheduler
     requests: dict = field(default_factory=dict)
     in_flight: deque = field(default_factory=deque)
-    slots: dict = field(default_factory=dict)  # (block, offset) -> (id, position, token)
+    slots: dict = field(default_factory=dict)  # (block, offset) -> all tokens up to there
     finished: dict = field(default_factory=dict)
     # request id -> end of its last entry, or None when that did not sample
     sampled_last: dict = field(default_factory=dict)
@@ -56,7 +56,8 @@ class FakeEngine:
 
     def schedule(self) -> Step | None:
         """Schedule and 'run' one step."""
-        decoding = self._num_decoding()
+        decoding = self._decoding()
+        num_preemptions = self.scheduler.num_preemptions
         step = self.scheduler.schedule()
         if step is None:
             return None
@@ -64,8 +65,10 @@ class FakeEngine:
         assert 0 < step.num_tokens <= self.scheduler.max_batched_tokens
         assert len({entry.request_id for entry in step.entries}) == len(step.entries)
         assert self.scheduler.num_running <= self.scheduler.max_seqs
-        decodes = [e for e in step.entries if self.sampled_last.get(e.request_id) == e.start]
-        assert len(decodes) <= -(-decoding // self.scheduler.max_in_flight)
+        if self.scheduler.num_preemptions == num_preemptions:  # else some may have started again
+            decodes = [e for e in step.entries if decoding.get(e.request_id) == e.start]
+            assert len(decodes) <= -(-len(decoding) // self.scheduler.max_in_flight)
+            self._check_weight(decodes, [e for e in step.entries if e not in decodes])
         for entry in step.entries:
             self._compute(entry)
         self.in_flight.append(step)
@@ -94,10 +97,10 @@ class FakeEngine:
                 break
             self.commit()
         assert not self.scheduler.has_work, "stalled: work is left, and nothing is in flight"
-        self.check_empty()
+        assert self.scheduler.pool.num_free == self.scheduler.pool.num_blocks
 
     def check_empty(self) -> None:
-        """Nothing leaked: every block is free, and as one run again."""
+        """Nothing leaked: every block is free, and as one run again. What was cached is gone."""
         pool = self.scheduler.pool
         assert pool.num_free == pool.num_blocks
         lease = pool.lend(pool.num_blocks)
@@ -122,12 +125,13 @@ class FakeEngine:
         assert entry.tokens
         assert entry.stop <= len(known)
         assert entry.samples == (entry.stop == len(known))
-        for position, token in enumerate(entry.tokens, entry.start):
+        assert entry.tokens == tuple(known[entry.start : entry.stop])
+        for position in range(entry.start, entry.stop):
             slot = (entry.blocks[position // size], position % size)
-            self.slots[slot] = (entry.request_id, position, token)
+            self.slots[slot] = tuple(known[: position + 1])
         for position in range(entry.stop):
             slot = (entry.blocks[position // size], position % size)
-            assert self.slots[slot] == (entry.request_id, position, known[position])
+            assert self.slots[slot] == tuple(known[: position + 1])
         if entry.samples:
             assert (entry.index, entry.temperature, entry.seed) == (
                 len(request.output),
@@ -136,25 +140,43 @@ class FakeEngine:
             )
         self.sampled_last[entry.request_id] = entry.stop if entry.samples else None
 
-    def _num_decoding(self) -> int:
-        """Requests whose last entry sampled: past their prefill, in flight or not."""
-        alive = (name for name in self.requests if name not in self.finished)
-        return sum(
-            self.sampled_last.get(name) is not None and bool(self.requests[name].blocks)
-            for name in alive
-        )
+    def _decoding(self) -> dict:
+        """Where requests go on whose last entry sampled: past their prefill, in flight or not."""
+        return {
+            name: end
+            for name, end in self.sampled_last.items()
+            if name not in self.finished and end is not None and self.requests[name].blocks
+        }
 
     def _check_blocks(self) -> None:
-        """No block is held by two requests, in flight or between steps; none is lost."""
-        owner = {}
-        held = [(r.id, r.blocks) for r in self.requests.values()]
-        held += [(e.request_id, e.blocks) for step in self.in_flight for e in step.entries]
-        for name, blocks in held:
-            assert len(set(blocks)) == len(blocks)
-            for block in blocks:
+        """A block is held by several requests only where it is full and their tokens are the same
+        up to its end; none is lost.
+        """
+        size, holds = self.scheduler.block_tokens, {}
+        for request in self.requests.values():
+            known = (*request.prompt, *request.output)
+            assert len(set(request.blocks)) == len(request.blocks)
+            for i, block in enumerate(request.blocks):
                 assert 0 <= block < self.scheduler.pool.num_blocks
-                assert owner.setdefault(block, name) == name
-        assert len(owner) == self.scheduler.pool.num_blocks - self.scheduler.pool.num_free
+                tokens = known[: size * (i + 1)]
+                whole = len(tokens) == size * (i + 1)
+                assert holds.setdefault(block, tokens if whole else request.id) == (
+                    tokens if whole else request.id
+                )
+        for step in self.in_flight:
+            for entry in step.entries:
+                assert entry.blocks == self.requests[entry.request_id].blocks[: len(entry.blocks)]
+        assert len(holds) == self.scheduler.pool.num_blocks - self.scheduler.pool.num_free
+
+    def _check_weight(self, decodes: list, chunks: list) -> None:
+        """A step weighs no more than the budget, but for what it must take: decodes, and one token
+        of the chunk that goes over.
+        """
+        weigh = self.scheduler.weights.of
+        budget = weigh(0, self.scheduler.max_batched_tokens)
+        fixed = sum(weigh(e.start, 1) for e in decodes)
+        over = fixed + sum(weigh(e.start, len(e.tokens)) for e in chunks) - budget
+        assert over <= max((weigh(e.stop - 1, 1) for e in chunks), default=fixed) + 1e-6
 
     def _note(self, finished: list[Finished]) -> None:
         for done in finished:

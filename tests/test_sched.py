@@ -1,5 +1,7 @@
 """The scheduler by hand: scenarios small enough to write down every entry."""
 
+import math
+
 import msgspec
 import pytest
 
@@ -9,6 +11,7 @@ from wirecut.sched.blocks import BlockPool
 from wirecut.sched.request import Request
 from wirecut.sched.scheduler import Finished, Scheduler
 from wirecut.sched.step import Entry, Step
+from wirecut.sched.weight import Weights
 
 
 def shares(step: Step | None) -> list[tuple]:
@@ -137,14 +140,15 @@ def test_the_youngest_is_preempted_and_computes_the_same_again():
     engine.commit()
     assert shares(engine.schedule()) == [("a", 12, 1, True)]  # a's 13th token takes b's blocks
     assert engine.scheduler.num_preemptions == 1
-    assert engine.scheduler.num_recomputed_tokens == 8
     assert (engine.scheduler.num_running, engine.scheduler.num_waiting) == (1, 1)
     assert len(engine.requests["b"].output) == 2  # kept
     while "a" not in engine.finished:
         engine.commit()
         step = engine.schedule()
-    assert shares(step) == [("b", 0, 9, True)]
-    assert step.entries[0].tokens == (*engine.requests["b"].prompt, *engine.requests["b"].output)
+    assert shares(step) == [("b", 4, 5, True)]  # a took one block, the other is found again
+    assert engine.scheduler.num_recomputed_tokens == 4
+    known = (*engine.requests["b"].prompt, *engine.requests["b"].output)
+    assert step.entries[0].tokens == known[4:]
     engine.run()
     assert engine.requests["b"].output == engine.expected_output("b")
 
@@ -290,6 +294,125 @@ def test_ids_may_be_whole_numbers():
     assert scheduler.commit(step, {3: 9}) == [Finished(3, "length")]
 
 
+# -- blocks that are shared
+
+
+def shared_prompts(*lengths, max_tokens=3) -> list[Request]:
+    """Requests a, b, ... whose prompts are the beginnings of one text."""
+    return [Request(chr(97 + i), tuple(range(n)), max_tokens) for i, n in enumerate(lengths)]
+
+
+def test_a_prompt_seen_before_is_found_up_to_its_last_full_block():
+    engine = FakeEngine(create_scheduler())
+    first, longer, same = shared_prompts(12, 15, 12)
+    engine.add(first)
+    engine.run()
+    engine.add(longer)
+    assert shares(engine.schedule()) == [("b", 12, 3, True)]
+    engine.add(same)
+    engine.commit()
+    assert shares(engine.schedule()) == [("b", 15, 1, True), ("c", 8, 4, True)]  # its last token is
+    engine.run()
+    assert all(r.output == engine.expected_output(r.id) for r in engine.requests.values())
+    assert (engine.scheduler.num_prompt_tokens, engine.scheduler.num_cached_tokens) == (39, 20)
+
+
+def test_requests_that_come_together_share_what_the_first_of_them_computes():
+    engine = FakeEngine(create_scheduler(num_blocks=6))
+    engine.add(*shared_prompts(13, 13, 13))
+    assert shares(engine.schedule()) == [("a", 0, 13, True), ("b", 12, 1, True), ("c", 12, 1, True)]
+    blocks = [engine.requests[name].blocks for name in "abc"]
+    assert [b[:3] for b in blocks] == [blocks[0][:3]] * 3
+    assert len({b[3] for b in blocks}) == 3
+    engine.run()
+
+
+def test_what_was_written_is_found_too():
+    engine = FakeEngine(create_scheduler())
+    engine.add(Request("a", tuple(range(6)), 7))
+    engine.run()
+    turn = (*range(6), *engine.requests["a"].output, 1, 2)
+    engine.add(Request("b", turn, 2))
+    assert shares(engine.schedule()) == [("b", 12, 3, True)]
+
+
+def test_other_tokens_before_a_block_make_it_another():
+    engine = FakeEngine(create_scheduler())
+    engine.add(Request("a", (1, 2, 3, 4, 5, 6, 7, 8, 9), 1))
+    engine.run()
+    engine.add(Request("b", (1, 2, 3, 0, 5, 6, 7, 8, 9), 1))
+    assert shares(engine.schedule()) == [("b", 0, 9, True)]
+
+
+@pytest.mark.parametrize(("prefix_cache", "recomputed"), [(True, 4), (False, 8)])
+def test_a_preempted_request_finds_what_nobody_took(prefix_cache, recomputed):
+    engine = started([7, 7], max_tokens=9, num_blocks=5, prefix_cache=prefix_cache)
+    engine.run()
+    assert engine.scheduler.num_preemptions == 1
+    assert engine.scheduler.num_recomputed_tokens == recomputed
+    assert all(r.output == engine.expected_output(r.id) for r in engine.requests.values())
+
+
+def test_without_a_prefix_cache_nothing_is_found():
+    engine = FakeEngine(create_scheduler(prefix_cache=False))
+    engine.add(*shared_prompts(12, 12))
+    assert shares(engine.schedule()) == [("a", 0, 12, True), ("b", 0, 12, True)]
+    engine.run()
+    assert engine.scheduler.num_cached_tokens == 0
+
+
+def test_cached_blocks_count_as_room_and_new_requests_mostly_get_stretches():
+    engine, num_whole = FakeEngine(create_scheduler(num_blocks=16)), 0
+    for i in range(20):
+        engine.add(Request(i, tuple(range(100 * i, 100 * i + 12)), 8))
+        engine.run()
+        table = [e.blocks for step in engine.steps for e in step.entries if e.request_id == i][-1]
+        num_whole += table == tuple(range(table[0], table[0] + 5))
+    assert num_whole >= 15
+
+
+# -- equal time
+
+
+def test_later_chunks_of_a_long_prompt_take_fewer_tokens_for_the_same_weight():
+    scheduler = create_scheduler(
+        num_blocks=512, max_batched_tokens=100, max_seqs=8, attention_tokens=200
+    )
+    scheduler.add(Request("long", tuple(range(1000)), 4))
+    sizes, weights = [], []
+    while (step := scheduler.schedule()) is not None and not step.entries[0].samples:
+        sizes.append(step.num_tokens)
+        weights.append(scheduler.weights.of(step.entries[0].start, step.num_tokens))
+        scheduler.commit(step, {})
+    assert sizes[0] == 100
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 30
+    assert max(weights) <= scheduler.weights.of(0, 100) + 1e-9
+    assert min(weights) > 0.95 * max(weights)
+
+
+def test_decodes_far_into_their_text_leave_less_room_for_a_prompt():
+    scheduler = create_scheduler(num_blocks=512, max_batched_tokens=100, attention_tokens=200)
+    scheduler.add(Request("old", tuple(range(80)), 4))
+    scheduler.commit(scheduler.schedule(), {"old": 1})
+    scheduler.add(Request("new", tuple(range(500, 700)), 4))
+    decode, chunk = scheduler.schedule().entries
+    assert len(decode.tokens) == 1
+    whole = scheduler.weights.of(0, 100)
+    assert len(chunk.tokens) == scheduler.weights.most(0, whole - scheduler.weights.of(80, 1))
+
+
+@pytest.mark.parametrize("attention_tokens", [math.inf, 5.0, 28_000.0])
+@pytest.mark.parametrize("start", [0, 1, 700, 100_000])
+@pytest.mark.parametrize("count", [1, 7, 2048])
+def test_the_most_that_fits_a_weight_is_what_weighs_it(attention_tokens, start, count):
+    weights = Weights(attention_tokens)
+    by_hand = sum(1 + p / attention_tokens for p in range(start, start + count))
+    assert weights.of(start, count) == pytest.approx(by_hand)
+    assert weights.most(start, by_hand + 1e-3) == count
+    assert weights.most(start, by_hand - 1e-3) == count - 1
+
+
 # -- the pool of blocks
 
 
@@ -363,3 +486,21 @@ def test_stages_share_the_prompts_that_wait():
     steps = [scheduler.schedule(), scheduler.schedule()]
     assert [step.num_tokens for step in steps] == [150, 75]
     assert scheduler.schedule() is None
+
+
+def test_the_least_recently_used_goes_first_and_its_end_before_its_beginning():
+    pool = BlockPool(6)
+    for name in (b"a", b"b"):
+        lease = pool.lend(3)
+        assert pool.grow(lease, 3)
+        for i, block in enumerate(lease.blocks):
+            pool.name(block, name + bytes([i]))
+        pool.give_back(lease)
+    first, second = ([name + bytes([i]) for i in range(3)] for name in (b"a", b"b"))
+    pool.give_back(pool.lend(3, first[:2]))  # used later than the rest
+    other = pool.lend(2)
+    assert pool.grow(other, 2)
+    assert other.blocks == (2, 5)
+    assert pool.lend(3, first).blocks == (0, 1)
+    assert pool.lend(3, second).blocks == (3, 4)
+    assert pool.num_free == 0

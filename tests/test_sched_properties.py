@@ -1,5 +1,7 @@
 """The scheduler under random traffic: FakeEngine checks every step, here stand traces and ends."""
 
+from math import inf
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
@@ -15,23 +17,26 @@ shapes = st.fixed_dictionaries(
         "max_batched_tokens": st.integers(1, 40),
         "max_seqs": st.integers(1, 6),
         "max_in_flight": st.integers(1, 4),
+        "attention_tokens": st.sampled_from([inf, 40.0, 3.0]),
+        "prefix_cache": st.booleans(),
     }
 )
 asks = st.tuples(
     st.integers(1, 40),  # prompt tokens
     st.integers(1, 30),  # max_tokens
     st.booleans(),  # ignore_eos
+    st.integers(0, 40),  # prompt tokens that every request begins with, as far as they go
 )
 
 
 def request_of(number: int, ask, scheduler) -> Request:
     """A request cut down to what the pool can hold at all; some tokens stop it."""
-    num_prompt, max_tokens, ignore_eos = ask
+    num_prompt, max_tokens, ignore_eos, num_shared = ask
     room = scheduler.pool.num_blocks * BLOCK_TOKENS
     num_prompt = min(num_prompt, room - 1)
     return Request(
         number,
-        tuple(100 * number + p for p in range(num_prompt)),
+        tuple(p if p < num_shared else 100 * number + p for p in range(num_prompt)),
         min(max_tokens, room - num_prompt),
         stop_tokens=frozenset(range(0, VOCAB, 20)),
         ignore_eos=ignore_eos,
@@ -39,7 +44,10 @@ def request_of(number: int, ask, scheduler) -> Request:
 
 
 def check_end(engine: FakeEngine, cancelled: set) -> None:
-    """Every request came to its end with exactly the tokens it would have had alone."""
+    """Every request came to its end with exactly the tokens it would have had alone, and gave back
+    its blocks.
+    """
+    engine.check_empty()
     assert set(engine.finished) == set(engine.requests)
     for name, reason in engine.finished.items():
         output, expected = engine.requests[name].output, engine.expected_output(name)

@@ -8,18 +8,22 @@ to fill the rest.
 
 Up to `max_in_flight` steps (the pipeline's stages) may be out before the first is committed. A
 request is behind by the tokens it knows and has not computed: a prompt, a chunk of one, what a
-preempted request computes again and the token just sampled are one case. Knows no time and no
+preempted request computes again and the token just sampled are one case. Tokens are weighed, so
+that steps take equal time however long a prompt has become. Full blocks are found again by what
+they hold; those that a step writes may be read in the same step and after. Knows no time and no
 tensors; the engine and the simulator run this same class.
 """
 
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil, inf
 
 from wirecut.errors import UsageError
 from wirecut.sched.blocks import BlockPool, Lease
 from wirecut.sched.request import Reason, Request
 from wirecut.sched.step import Entry, RequestId, Step
+from wirecut.sched.weight import Room, Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class Scheduler:
         max_in_flight: int = 1,
         min_chunk_tokens: int = 64,
         max_positions: int | None = None,
+        attention_tokens: float = inf,
+        prefix_cache: bool = True,
     ) -> None:
         self.block_tokens = block_tokens
         self.max_batched_tokens = max_batched_tokens
@@ -62,8 +68,12 @@ class Scheduler:
         if num_blocks < 1:
             raise UsageError(f"num_blocks is {num_blocks}: no room for the keys and values of one")
         self.pool = BlockPool(num_blocks)
+        self.weights = Weights(attention_tokens)
+        self.prefix_cache = prefix_cache
         self.num_preemptions = 0
         self.num_recomputed_tokens = 0
+        self.num_prompt_tokens = 0  # of requests that were started
+        self.num_cached_tokens = 0  # of those, found computed
         self._requests: dict[RequestId, Request] = {}
         self._waiting: deque[Request] = deque()  # oldest first
         self._running: dict[RequestId, Request] = {}  # holds blocks
@@ -92,21 +102,7 @@ class Scheduler:
         """Queue a request. Raises UsageError when it could never be served."""
         if request.id in self._requests:
             raise UsageError(f"request id {request.id!r} is in use")
-        if not request.prompt or request.max_tokens < 1:
-            raise UsageError(
-                f"request {request.id!r} has {len(request.prompt)} prompt tokens and max_tokens "
-                f"{request.max_tokens}, expected at least 1 of each"
-            )
-        most = len(request.prompt) + request.max_tokens
-        room = self.pool.num_blocks * self.block_tokens
-        limit, what = room, "tokens of KV room"
-        if self.max_positions < room:
-            limit, what = self.max_positions, "positions of the model"
-        if most > limit:
-            raise UsageError(
-                f"request {request.id!r} needs {most} tokens ({len(request.prompt)} of prompt + "
-                f"{request.max_tokens} to write), more than the {limit} {what}"
-            )
+        request.check(self.pool.num_blocks * self.block_tokens, self.max_positions)
         request.arrival = self._num_arrived
         self._num_arrived += 1
         self._requests[request.id] = request
@@ -136,9 +132,9 @@ class Scheduler:
         if len(self._in_flight) >= self.max_in_flight:
             return None
         entries = self._decodes()
-        left = min(self.max_batched_tokens - len(entries), self._prefill_share())
-        left = self._prefills(entries, left)
-        self._admit(entries, left)
+        room = self._room(entries)
+        self._prefills(entries, room)
+        self._admit(entries, room)
         if not entries:
             return None
         step = Step(self._num_steps, tuple(entries))
@@ -177,65 +173,97 @@ class Scheduler:
         """One token for each request whose last token is back, an even share of them when more
         steps may be out.
         """
-        num_decoding = len(self._running) - len(self._prefilling)
+        num_going_on = sum(not request.cancelled for request in self._running.values())
+        num_decoding = num_going_on - len(self._prefilling)
         share = min(self.max_batched_tokens, -(-num_decoding // self.max_in_flight))
         entries: list[Entry] = []
         stuck: list[Request] = []
         while self._ready and len(entries) < share:
             request = self._ready.popleft()
             if self._grow(request):
-                entries.append(request.take(1))
+                entries.append(self._take(request, 1))
             else:
                 stuck.append(request)
         # stuck ones stay first in line, but for those whose blocks an older one has just taken
         self._ready.extendleft(r for r in reversed(stuck) if r.id in self._running)
         return entries
 
-    def _prefill_share(self) -> int:
-        """Prompt tokens that a step may take: all, or with more steps out at once an even share, so
-        that stages work on prompts side by side; never less than `min_chunk_tokens`.
+    def _room(self, decodes: list[Entry]) -> Room:
+        """What is left for prompts beside `decodes` of the budget, which is the weight of a full
+        first chunk. With more steps out at once it is an even share of all prompts, so that stages
+        work on prompts side by side, but never less than `min_chunk_tokens`.
         """
-        if self.max_in_flight == 1:
-            return self.max_batched_tokens
-        behind = sum(r.num_behind for line in (self._prefilling, self._waiting) for r in line)
-        return max(self.min_chunk_tokens, -(-behind // self.max_in_flight))
+        budget = self.max_batched_tokens
+        room = Room(self.weights, budget, self.weights.of(0, budget))
+        for entry in decodes:
+            room.take(entry.start, 1)
+        if self.max_in_flight > 1:
+            prompts = (*self._prefilling, *self._waiting)
+            behind = sum(self.weights.of(r.next_position, r.num_behind) for r in prompts)
+            share = max(self.min_chunk_tokens, ceil(behind / self.max_in_flight))
+            room.weight = min(room.weight, share)
+        return room
 
-    def _prefills(self, entries: list[Entry], left: int) -> int:
-        """The next chunk of each running request that is behind; returns what is left of the
-        budget.
-        """
+    def _prefills(self, entries: list[Entry], room: Room) -> None:
+        """The next chunk of each running request that is behind."""
         for request in self._prefilling[:]:
-            if not left:
-                break
-            left -= self._take_chunk(request, entries, left)
-        return left
+            if not room.fits(request.next_position):
+                return
+            self._take_chunk(request, entries, room)
 
-    def _admit(self, entries: list[Entry], left: int) -> None:
+    def _admit(self, entries: list[Entry], room: Room) -> None:
         """Start waiting requests in order. One starts when all it knows has room, and a block to
         spare for each running request that may still grow: else it would soon be preempted and all
-        its work done again.
+        its work done again. Of what it knows, the blocks in front that are found are computed; the
+        last token never is.
         """
         growing = sum(len(r.lease.blocks) < r.lease.most for r in self._running.values())
-        while left and self._waiting and len(self._running) < self.max_seqs:
+        while self._waiting and len(self._running) < self.max_seqs and room.fits(0):
             request = self._waiting[0]
             needed = self._num_blocks(request.num_total)
-            if needed + growing > self.pool.num_free:
+            keys = self._keys(request, request.num_total - 1)
+            if needed - self.pool.num_held(keys) + growing > self.pool.num_free:
                 return
             self._waiting.popleft()
-            most = self._num_blocks(len(request.prompt) + request.max_tokens)
-            request.lease = self.pool.lend(most)
-            self.pool.grow(request.lease, needed)
+            most = self._num_blocks(request.most_tokens)
+            request.lease = self.pool.lend(most, keys)
+            self._count_start(request, len(request.lease.blocks) * self.block_tokens)
+            self.pool.grow(request.lease, needed - len(request.lease.blocks))
             growing += needed < most
             self._running[request.id] = request
             self._prefilling.append(request)
-            left -= self._take_chunk(request, entries, left)
+            self._take_chunk(request, entries, room)
 
-    def _take_chunk(self, request: Request, entries: list[Entry], left: int) -> int:
-        count = min(left, request.num_behind)
-        entries.append(request.take(count))
+    def _count_start(self, request: Request, num_found: int) -> None:
+        """A request starts, or starts again, with `num_found` of its tokens computed."""
+        request.num_computed = num_found
+        if request.num_lost:
+            self.num_recomputed_tokens += max(0, request.num_lost - num_found)
+            request.num_lost = 0
+        else:
+            self.num_prompt_tokens += len(request.prompt)
+            self.num_cached_tokens += num_found
+
+    def _take_chunk(self, request: Request, entries: list[Entry], room: Room) -> None:
+        """The next tokens of a request that is behind, as many as fit."""
+        entries.append(self._take(request, room.take(request.next_position, request.num_behind)))
         if not request.num_behind:
             self._prefilling.remove(request)
-        return count
+
+    def _take(self, request: Request, count: int) -> Entry:
+        """The entry for the next `count` tokens; blocks that it fills can be found from now on."""
+        first = request.next_position // self.block_tokens
+        entry = request.take(count)
+        if entry.stop // self.block_tokens > first:
+            keys = self._keys(request, entry.stop)
+            for block, key in zip(entry.blocks[first:], keys[first:], strict=False):
+                self.pool.name(block, key)
+        return entry
+
+    def _keys(self, request: Request, num_tokens: int) -> list[bytes]:
+        """Keys of the full blocks of a request's first `num_tokens`; none with no cache."""
+        num_full = num_tokens // self.block_tokens if self.prefix_cache else 0
+        return request.keys_of(num_full, self.block_tokens)
 
     def _grow(self, request: Request) -> bool:
         """Room for one more token of a decoding request, if need be by preempting younger ones,
@@ -259,8 +287,7 @@ class Scheduler:
         output again.
         """
         self.num_preemptions += 1
-        self.num_recomputed_tokens += request.num_computed
-        request.num_computed = 0
+        request.num_lost, request.num_computed = request.num_computed, 0
         self._stop_running(request)
         at = next(
             (i for i, r in enumerate(self._waiting) if r.arrival > request.arrival),
