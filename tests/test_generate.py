@@ -145,6 +145,22 @@ def test_more_requests_than_kv_room_wait_or_are_preempted_and_all_finish(checkpo
     assert [answer.tokens for answer in together] == [answer.tokens for answer in in_turn]
 
 
+def test_prompts_that_begin_alike_share_and_write_the_same(checkpoint: Path) -> None:
+    shared = tuple(range(3, 80))
+    prompts = [Prompt((*shared, 90 + i), 70) for i in range(4)] + [Prompt(shared[:64], 70)]
+    cut = Cut(Layout(pp=2), (0, 1), ((0, 2), (2, 4)))
+    answers: list[list[list[int]]] = []
+    for prefix_cache in (True, False):
+        limits = Limits(max_batched_tokens=48, kv_tokens=256, prefix_cache=prefix_cache)
+        with Engine(checkpoint, cut, assumed_fabric(2), limits=limits, dtype="fp32") as running:
+            answers += [[each.tokens for each in running.generate(prompts)] for _ in range(2)]
+            dealt = running.finish().dealt
+        assert dealt.prompt_tokens == 2 * sum(len(prompt.tokens) for prompt in prompts)
+        assert (dealt.cached_tokens >= 7 * 64) == prefix_cache
+        assert dealt.preemptions > 0
+    assert answers[1:] == answers[:-1]
+
+
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [

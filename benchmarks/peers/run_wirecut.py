@@ -19,7 +19,11 @@ from wirecut.layout.plan import Limits
 from wirecut.planner.space import cut_for
 from wirecut.version import __version__
 
-LIMITS = Limits(max_batched_tokens=2048, kv_tokens=2 * max(BATCHES) * (PROMPT_TOKENS + NEW_TOKENS))
+LIMITS = Limits(
+    max_batched_tokens=2048,
+    kv_tokens=2 * max(BATCHES) * (PROMPT_TOKENS + NEW_TOKENS),
+    prefix_cache=False,  # rounds repeat their prompts
+)
 
 
 def main() -> None:

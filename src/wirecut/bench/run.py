@@ -16,6 +16,7 @@ from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected
 from wirecut.cost.wire import wire_traffic
 from wirecut.engine.engine import Answer, Engine, Prompt, Totals, check_prompt
+from wirecut.engine.messages import Dealt
 from wirecut.engine.timeline import Timeline
 from wirecut.layout.plan import Cut, Limits
 from wirecut.machine.world import RankHost
@@ -27,7 +28,7 @@ Comm = dict[str, dict[str, int]]
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a run did. `counted` is what the ranks counted by axis, `formula` what the cost model
-    says of it, `timeline` what each rank did when.
+    says of it, `dealt` what the schedulers did, `timeline` what each rank did when.
     """
 
     cut: Cut
@@ -36,6 +37,7 @@ class Run:
     bytes_read: tuple[int, ...]
     counted: Comm
     formula: Comm
+    dealt: Dealt
     predicted: Estimate | Rejected
     timeline: Timeline
 
@@ -103,6 +105,7 @@ def run_cut(
         load_s=engine.load_s,
         bytes_read=tuple(loaded.bytes_read for loaded in engine.loaded),
         counted=totals.comm,
+        dealt=totals.dealt,
         formula=formula_of(pricing, cut, totals),
         predicted=estimate(pricing, cut, traffic_of(prompts)),
         timeline=totals.timeline,

@@ -19,6 +19,7 @@ import msgspec
 
 from wirecut.engine.messages import (
     Counted,
+    Dealt,
     FromRank,
     Loaded,
     Loading,
@@ -26,6 +27,7 @@ from wirecut.engine.messages import (
     Stop,
     Submit,
     Task,
+    add_up,
 )
 from wirecut.engine.timeline import Timeline, read_timeline
 from wirecut.engine.trace import ROUTINE_SPANS, TRACED_SPANS
@@ -80,12 +82,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What the ranks counted, over all replicas: by axis, and the forwards that it belongs to, by
-    replica; and what they did when.
+    """What the ranks counted, over all replicas: by axis, the forwards that it belongs to, by
+    replica, what the replicas' schedulers dealt, and what the ranks did when.
     """
 
     comm: dict[str, dict[str, int]]
     replicas: tuple[Counted, ...]
+    dealt: Dealt
     timeline: Timeline
 
 
@@ -200,11 +203,14 @@ class Engine:
         for replica in range(layout.dp):
             self._ranks.send(layout.rank(dp=replica), Stop())
         counted: dict[int, Counted] = {}
+        dealt: list[Dealt] = []
         try:
             while len(counted) < layout.world_size:
                 rank, message = self._ranks.next_message(timeout_s=REPORT_S)
                 if isinstance(message, Counted):
                     counted[rank] = message
+                elif isinstance(message, Dealt):
+                    dealt.append(message)
         except TimeoutError:
             silent = sorted(set(range(layout.world_size)) - set(counted))
             raise RankFailed(f"ranks {silent} did not report within {REPORT_S:.0f} s") from None
@@ -218,6 +224,7 @@ class Engine:
         return Totals(
             comm,
             tuple(self._replica_totals(counted, r) for r in range(layout.dp)),
+            add_up(dealt),
             read_timeline(
                 {rank: each.spans for rank, each in counted.items()}, layout, self._devices
             ),

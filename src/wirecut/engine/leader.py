@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from wirecut.engine.messages import Sampled, Stop, Submit
+from wirecut.engine.messages import Dealt, Sampled, Stop, Submit
 from wirecut.machine.channel import Channel
 from wirecut.sched.request import Request
 from wirecut.sched.scheduler import Scheduler
@@ -38,6 +38,8 @@ class Leader:
             max_seqs=limits.max_seqs,
             max_in_flight=layout.pp,
             max_positions=rank.max_positions,
+            attention_tokens=rank.attention_tokens,
+            prefix_cache=limits.prefix_cache,
         )
         self._in_flight: deque[tuple[Step, tuple[list[int], list[bytes]] | None]] = deque()
         self._stopping = False
@@ -54,6 +56,7 @@ class Leader:
                 self._commit()
             elif self._stopping:
                 self._tell(Step(-1, ()))
+                self._channel.send(self._dealt())
                 return
 
     def _hear(self, *, idle: bool) -> None:
@@ -70,6 +73,15 @@ class Leader:
                 self._stopping = True
                 return
             self._scheduler.add(_request(message))
+
+    def _dealt(self) -> Dealt:
+        dealt = self._scheduler
+        return Dealt(
+            prompt_tokens=dealt.num_prompt_tokens,
+            cached_tokens=dealt.num_cached_tokens,
+            preemptions=dealt.num_preemptions,
+            recomputed_tokens=dealt.num_recomputed_tokens,
+        )
 
     def _tell(self, step: Step) -> None:
         if self._rank.wires.steps:

@@ -1,5 +1,7 @@
 """What the front and the ranks say to each other, as plain data."""
 
+from collections.abc import Iterable
+
 import msgspec
 
 from wirecut.engine.wired import Wired
@@ -61,6 +63,22 @@ class Sampled(msgspec.Struct, frozen=True, tag="sampled"):
     logits: list[bytes] = []
 
 
+class Dealt(msgspec.Struct, frozen=True, tag="dealt"):
+    """What a replica's scheduler dealt: prompt tokens, how many of them were found computed, how
+    often a request was preempted, and the tokens computed again for that.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    preemptions: int
+    recomputed_tokens: int
+
+
+def add_up(dealt: Iterable[Dealt]) -> Dealt:
+    """What the replicas dealt together."""
+    return Dealt(*map(sum, zip(*map(msgspec.structs.astuple, dealt), strict=True)))
+
+
 class Counted(msgspec.Struct, frozen=True, tag="counted"):
     """A rank's last words: calls and payload bytes by axis, counted where its group counts, its
     forwards, and its spans as `trace.Log` packs them.
@@ -75,5 +93,5 @@ class Counted(msgspec.Struct, frozen=True, tag="counted"):
     spans: bytes
 
 
-FromRank = Loading | Loaded | Sampled | Counted
+FromRank = Loading | Loaded | Sampled | Dealt | Counted
 ToRank = Submit | Stop

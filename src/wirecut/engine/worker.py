@@ -76,6 +76,7 @@ class Rank:
         self.is_leader = self.is_first and self.at["tp"] == 0
         self.dtype, self.device = TORCH_DTYPES[task.dtype], torch.device(task.devices[process.rank])
         self.hidden, self.max_positions = spec.hidden, spec.max_positions
+        self.attention_tokens = spec.attention_tokens
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         self.log = _open_log(task.most_spans, self.device)

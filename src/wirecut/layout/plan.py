@@ -23,12 +23,14 @@ FORMAT = "wirecut-plan-1"
 class Limits:
     """What the runtime was told: tokens a step may hold, requests at once, KV room per replica.
 
-    `kv_tokens` is that room in tokens.
+    `kv_tokens` is that room in tokens. With `prefix_cache`, prompts that begin as an earlier one
+    did go on from its keys and values.
     """
 
     max_batched_tokens: int = 2048
     max_seqs: int = 64
     kv_tokens: int = 0
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         for name, least in (("max_batched_tokens", 1), ("max_seqs", 1), ("kv_tokens", 0)):

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from math import inf
 
 from wirecut.facts import fact
 from wirecut.spec.attention import Attention, CompressedAttention, LatentAttention
@@ -202,6 +203,14 @@ class ModelSpec:
     def state_elements(self) -> int:
         """Elements that a sequence occupies in all layers however long it is."""
         return sum(state_elements(one.mixer) * n for one, n in self.kinds.items() if one.mixer)
+
+    @cached_property
+    def attention_tokens(self) -> float:
+        """How many tokens of context cost as many FLOPs as the rest of a token's way through the
+        model; a mean up to the longest context. Infinite when the context costs nothing.
+        """
+        alone, far = self.flops_per_token(1), self.flops_per_token(self.max_positions)
+        return self.max_positions * alone / (far - alone) if far > alone else inf
 
     def flops_per_token(self, context: int) -> float:
         """FLOPs of one token that is the last of `context`: a multiply and an add per active weight
