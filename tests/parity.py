@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from models import write_model
 from wirecut.bench.run import formula_of
@@ -53,9 +53,7 @@ class Reference:
     @property
     def margin(self) -> float:
         """The smallest gap between the likeliest token and the next, over all that were chosen."""
-        return min(
-            (top := part.topk(2).values)[:, 0].sub(top[:, 1]).min().item() for part in self.logits
-        )
+        return min(margin(part) for part in self.logits)
 
 
 @dataclass(frozen=True)
@@ -89,21 +87,36 @@ def random_model(folder: Path) -> Path:
     )
 
 
-def reference(folder: Path) -> Reference:
+def margin(logits_TV: torch.Tensor) -> float:
+    """The smallest gap between the largest logit of a row and the next."""
+    top_T2 = logits_TV.topk(2).values
+    return top_T2[:, 0].sub(top_T2[:, 1]).min().item()
+
+
+def load(folder: Path):
+    """transformers' model in float32, in its plainest implementation."""
+    plain = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **plain).eval()
+
+
+def reference(
+    folder: Path, *, lengths: tuple[int, ...] = LENGTHS, new_tokens: int = NEW_TOKENS
+) -> Reference:
     """Ask transformers."""
     torch.set_num_threads(2)
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     draw = random.Random(0)
-    vocab = model.config.vocab_size
-    prompts = tuple(tuple(draw.randrange(5, vocab) for _ in range(n)) for n in LENGTHS)
-    model.generation_config.eos_token_id = None
+    vocab = read_config(folder / "config.json").vocab
+    prompts = tuple(tuple(draw.randrange(5, vocab) for _ in range(n)) for n in lengths)
     tokens, logits = [], []
     for prompt in prompts:
+        # Anew for each prompt: with a dynamic rope it remembers the longest that it has seen.
+        model = load(folder)
+        model.generation_config.eos_token_id = None
         with torch.inference_mode():
             answer = model.generate(
                 torch.tensor([prompt]),
                 attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
-                max_new_tokens=NEW_TOKENS,
+                max_new_tokens=new_tokens,
                 do_sample=False,
                 pad_token_id=0,
                 output_logits=True,

@@ -1,36 +1,51 @@
 """Attention over the paged cache. A sequence whose blocks lie in a row is read in place, any other
 is gathered.
 
+    out_TX = attend(q_THD, k_TKD, v_TKD, cache.keys_KSD, cache.values_KSD, batch, look)
+
 Shapes: T tokens, H query heads, K key-value heads, G = H / K, D head dim, L positions, S cache
-places.
+places, X = H x the values' D.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from wirecut.engine.batch import Batch, Span
+from wirecut.engine.batch import Batch, Sight, Span
 
 
-class KvCache:
-    """Keys and values of one stage's layers on one rank: per layer (K, S, D), S = blocks x
-    block_tokens.
-
-    Memory is taken from the system only where it is written.
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Keys and values of one layer on one rank. They may share memory, where values are a part of
+    keys.
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        *,
-        kv_heads: int,
-        num_places: int,
-        head_dim: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        shape = (kv_heads, num_places, head_dim)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+    keys_KSD: torch.Tensor
+    values_KSD: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How queries look at keys. The defaults are Llama's.
+
+    `scale`: of scores; None: 1 / sqrt(D). `window`: keys that a query sees at most, its own among
+    them. `cap`: scores are bent to stay below it, cap x tanh(score / cap). `sinks_H`: a score per
+    head that takes its share of the softmax and gives nothing.
+    """
+
+    scale: float | None = None
+    window: int | None = None
+    cap: float | None = None
+    sinks_H: torch.Tensor | None = None
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether scores are made and weighed in one operation."""
+        return self.cap is None and self.sinks_H is None
+
+
+PLAIN = Look()
 
 
 def attend(
@@ -40,49 +55,88 @@ def attend(
     keys_KSD: torch.Tensor,
     values_KSD: torch.Tensor,
     batch: Batch,
+    look: Look = PLAIN,
 ) -> torch.Tensor:
     """Store this step's keys and values, then let each sequence's rows attend to its own. Returns
-    (T, H x D).
+    (T, X).
     """
     keys_KSD.index_copy_(1, batch.slots_T, k_TKD.transpose(0, 1))
     values_KSD.index_copy_(1, batch.slots_T, v_TKD.transpose(0, 1))
-    out_THD = torch.empty_like(q_THD)
+    out_THD = q_THD.new_empty(*q_THD.shape[:2], values_KSD.shape[2])
     for span in batch.spans:
-        k_KLD, v_KLD = _read(keys_KSD, span), _read(values_KSD, span)
+        sight = span.sights[look.window]
+        k_KLD, v_KLD = _read(keys_KSD, span, sight), _read(values_KSD, span, sight)
         rows = slice(span.first, span.last)
-        if span.last - span.first == 1:
-            out_THD[rows] = _one_row(q_THD[rows], k_KLD, v_KLD)
+        if not look.is_fused:
+            out_THD[rows] = _scored(q_THD[rows], k_KLD, v_KLD, sight, look)
+        elif span.last - span.first == 1:
+            out_THD[rows] = _one_row(q_THD[rows], k_KLD, v_KLD, look.scale)
         else:
-            out_THD[rows] = _many_rows(q_THD[rows], k_KLD, v_KLD, span)
+            out_THD[rows] = _many_rows(q_THD[rows], k_KLD, v_KLD, sight, look.scale)
     return out_THD.flatten(1)
 
 
-def _read(cache_KSD: torch.Tensor, span: Span) -> torch.Tensor:
+def _read(cache_KSD: torch.Tensor, span: Span, sight: Sight) -> torch.Tensor:
     if isinstance(span.slots, int):
-        return cache_KSD[:, span.slots : span.slots + span.length]
-    return cache_KSD.index_select(1, span.slots)
+        return cache_KSD[:, span.slots + sight.first : span.slots + span.length]
+    return cache_KSD.index_select(1, span.slots[sight.first :])
 
 
-def _one_row(q_1HD: torch.Tensor, k_KLD: torch.Tensor, v_KLD: torch.Tensor) -> torch.Tensor:
+def _one_row(
+    q_1HD: torch.Tensor, k_KLD: torch.Tensor, v_KLD: torch.Tensor, scale: float | None
+) -> torch.Tensor:
     """A decode: the G query heads that share a key head are its rows, so nothing is copied or
     masked.
     """
-    kv_heads, head_dim = k_KLD.shape[0], k_KLD.shape[2]
-    q_1KGD = q_1HD.view(1, kv_heads, -1, head_dim)
-    return scaled_dot_product_attention(q_1KGD, k_KLD[None], v_KLD[None]).view(q_1HD.shape)
+    q_1KGD = q_1HD.view(1, k_KLD.shape[0], -1, k_KLD.shape[2])
+    out_1KGD = scaled_dot_product_attention(q_1KGD, k_KLD[None], v_KLD[None], scale=scale)
+    return out_1KGD.view(1, -1, v_KLD.shape[2])
 
 
 def _many_rows(
-    q_THD: torch.Tensor, k_KLD: torch.Tensor, v_KLD: torch.Tensor, span: Span
+    q_THD: torch.Tensor,
+    k_KLD: torch.Tensor,
+    v_KLD: torch.Tensor,
+    sight: Sight,
+    scale: float | None,
 ) -> torch.Tensor:
     """A prompt or a chunk of one. Key heads are the batch, the G that share one its heads."""
-    (rows, heads, head_dim), kv_heads, length = q_THD.shape, k_KLD.shape[0], span.length
-    shared = (kv_heads, heads // kv_heads, length, head_dim)
+    (rows, heads, _), kv_heads = q_THD.shape, k_KLD.shape[0]
+    shared = (kv_heads, heads // kv_heads, -1, -1)
     out_KGTD = scaled_dot_product_attention(
-        q_THD.view(rows, kv_heads, -1, head_dim).permute(1, 2, 0, 3),
+        q_THD.view(rows, kv_heads, heads // kv_heads, -1).permute(1, 2, 0, 3),
         k_KLD[:, None].expand(shared),
         v_KLD[:, None].expand(shared),
-        attn_mask=span.mask_TL,
-        is_causal=span.mask_TL is None,
+        attn_mask=sight.mask_TL,
+        is_causal=sight.mask_TL is None,
+        scale=scale,
     )
-    return out_KGTD.permute(2, 0, 1, 3).reshape(rows, heads, head_dim)
+    return out_KGTD.permute(2, 0, 1, 3).reshape(rows, heads, -1)
+
+
+def _scored(
+    q_THD: torch.Tensor, k_KLD: torch.Tensor, v_KLD: torch.Tensor, sight: Sight, look: Look
+) -> torch.Tensor:
+    """Any rows, step by step: scores, what is done to them, their weights."""
+    (rows, heads, dim), (kv_heads, length, _) = q_THD.shape, k_KLD.shape
+    scale = dim**-0.5 if look.scale is None else look.scale
+    q_KRD = q_THD.view(rows, kv_heads, -1, dim).permute(1, 2, 0, 3).flatten(1, 2)
+    scores_HTL = (q_KRD @ k_KLD.transpose(1, 2)).view(heads, rows, length).float() * scale
+    if look.cap is not None:
+        scores_HTL = (scores_HTL / look.cap).tanh_().mul_(look.cap)
+    if sight.mask_TL is not None:
+        scores_HTL += sight.mask_TL
+    elif rows > 1:
+        scores_HTL += _causal(rows, scores_HTL)
+    if look.sinks_H is not None:
+        sinks_HT1 = look.sinks_H.float()[:, None, None].expand(-1, rows, 1)
+        weights_HTL = torch.cat([scores_HTL, sinks_HT1], -1).softmax(-1)[..., :-1]
+    else:
+        weights_HTL = scores_HTL.softmax(-1)
+    weights_KRL = weights_HTL.to(v_KLD.dtype).reshape(kv_heads, -1, length)
+    out_KGTD = (weights_KRL @ v_KLD).view(kv_heads, heads // kv_heads, rows, -1)
+    return out_KGTD.permute(2, 0, 1, 3).reshape(rows, heads, -1)
+
+
+def _causal(rows: int, like: torch.Tensor) -> torch.Tensor:
+    return torch.full((rows, rows), float("-inf"), device=like.device).triu_(1)

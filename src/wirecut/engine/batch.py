@@ -10,14 +10,29 @@ import torch
 
 from wirecut.sched.step import Entry
 
+Windows = tuple[int | None, ...]
+EVERYTHING: Windows = (None,)
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a sequence's rows may see under a window: positions `first` and on.
+
+    `mask_TL` hides the others from a chunk's rows; None when one row sees all, or all begin at 0
+    and none is behind the window.
+    """
+
+    first: int
+    mask_TL: torch.Tensor | None
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
     """One sequence's rows in the batch, and where its keys and values lie.
 
     Rows `first` up to `last` hold positions `start` and on; after them it has `length` positions.
-    `slots` is the place of the first when they lie in a row, else every position's place. `mask_TL`
-    hides later positions from a chunk's rows; None when one row sees all, or all begin at 0.
+    `slots` is the place of the first when they lie in a row, else every position's place. `sights`
+    by window, None being no window.
     """
 
     first: int
@@ -25,7 +40,7 @@ class Span:
     start: int
     length: int
     slots: int | torch.Tensor
-    mask_TL: torch.Tensor | None
+    sights: dict[int | None, Sight]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +59,16 @@ class Batch:
 
 
 def build_batch(
-    entries: tuple[Entry, ...], *, block_tokens: int, dtype: torch.dtype, device: torch.device
+    entries: tuple[Entry, ...],
+    *,
+    block_tokens: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    windows: Windows = EVERYTHING,
 ) -> Batch:
-    """The batch of a step's entries; every rank builds the same."""
+    """The batch of a step's entries, for layers with these windows; every rank of a stage builds
+    the same.
+    """
     tokens: list[int] = []
     positions: list[int] = []
     slots: list[int] = []
@@ -62,13 +84,9 @@ def build_batch(
             slots += range(places + entry.start, places + length)
         else:
             slots += places[entry.start :]
-        mask = None
-        if count > 1 and entry.start > 0:
-            seen = torch.ones(count, length, dtype=torch.bool, device=device).tril(entry.start)
-            mask = torch.zeros(count, length, dtype=dtype, device=device)
-            mask.masked_fill_(~seen, float("-inf"))
         where = places if isinstance(places, int) else torch.tensor(places, device=device)
-        spans.append(Span(first, first + count, entry.start, length, where, mask))
+        sights = {window: _sight(entry.start, count, window, dtype, device) for window in windows}
+        spans.append(Span(first, first + count, entry.start, length, where, sights))
         if entry.samples:
             sampled.append(first + count - 1)
     return Batch(
@@ -88,3 +106,18 @@ def _places(blocks: tuple[int, ...], length: int, block_tokens: int) -> int | li
     if all(block == first + i for i, block in enumerate(blocks)):
         return first * block_tokens
     return [block * block_tokens + i for block in blocks for i in range(block_tokens)][:length]
+
+
+def _sight(
+    start: int, count: int, window: int | None, dtype: torch.dtype, device: torch.device
+) -> Sight:
+    """What `count` rows from position `start` on see."""
+    length = start + count
+    first = 0 if window is None else max(0, start - window + 1)
+    if count == 1 or (start == 0 and (window is None or count <= window)):
+        return Sight(first, None)
+    seen_TL = torch.ones(count, length - first, dtype=torch.bool, device=device).tril(start - first)
+    if window is not None:
+        seen_TL = seen_TL.triu(start - first - window + 1)
+    mask_TL = torch.zeros(count, length - first, dtype=dtype, device=device)
+    return Sight(first, mask_TL.masked_fill_(~seen_TL, float("-inf")))

@@ -13,9 +13,11 @@ import torch
 from wirecut.engine.batch import build_batch
 from wirecut.engine.leader import Leader
 from wirecut.engine.messages import Counted, Loaded, Loading, Task, ToRank
+from wirecut.engine.models.build import build_stage
+from wirecut.engine.models.known import read_style
 from wirecut.engine.sampling import sample
 from wirecut.engine.trace import Log, Off
-from wirecut.engine.weights import SliceReader, load_stage
+from wirecut.engine.weights import SliceReader
 from wirecut.engine.wiring import Sizes, Wires, connect
 from wirecut.engine.wiring import shared_bytes as wires_bytes
 from wirecut.layout.shards import padded_vocab
@@ -95,16 +97,15 @@ class Rank:
             Path(task.folder),
             spec,
             cut,
-            stage=self.stage_index,
-            tp_rank=self.at["tp"],
+            rank=process.rank,
             dtype=self.dtype,
             device=self.device,
         )
         self.num_blocks = task.limits.kv_tokens // task.block_tokens
-        self.stage = load_stage(
+        self.stage = build_stage(
             reader,
+            read_style(Path(task.folder), spec.architecture),
             cut,
-            stage=self.stage_index,
             num_places=self.num_blocks * task.block_tokens,
             tp=self.wires.tp,
             progress=lambda: process.channel.send(Loading(reader.tensors_done, len(reader))),
@@ -137,7 +138,11 @@ class Rank:
 
     def _forward(self, entries: tuple[Entry, ...]) -> tuple[list[int], list[bytes]] | None:
         batch = build_batch(
-            entries, block_tokens=self.task.block_tokens, dtype=self.dtype, device=self.device
+            entries,
+            block_tokens=self.task.block_tokens,
+            dtype=self.dtype,
+            device=self.device,
+            windows=self.stage.windows,
         )
         self.forwards += 1
         self.tokens += batch.num_tokens

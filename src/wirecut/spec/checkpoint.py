@@ -16,10 +16,11 @@ import msgspec
 from wirecut.errors import ModelError
 from wirecut.facts import fact
 from wirecut.spec.model import ModelSpec
+from wirecut.spec.runnable import why_not_run
+from wirecut.spec.stored import Place, Places
 
 ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LONGEST_HEADER = 100_000_000  # the format's own limit
-RUN = ("llama",)  # architectures that the engine runs: their names and shapes are known
 ELEMENT_BYTES = {"F32": 4, "BF16": 2, "F16": 2}  # the dtypes that the engine reads
 
 
@@ -56,27 +57,35 @@ def check_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:
     quantised models and other architectures, only the headers are checked. Raises ModelError.
     """
     found = read_checkpoint(folder)
-    if spec.architecture not in RUN or spec.weights.linear:
+    if why_not_run(spec):
         return found
-    missing = [tensor.name for tensor in spec.tensors if tensor.name not in found.tensors]
+    places, missing, wanted = Places(spec, found.tensors), list[str](), 0
+    for tensor, expert in places.all():
+        wanted += 1
+        place = places.of(tensor, expert)
+        if place is None:
+            missing.append(tensor.name if expert is None else tensor.name.format(expert=expert))
+        else:
+            _check_stored(found.tensors[place.name], place)
     if missing:
         raise ModelError(
-            f"{folder} lacks {len(missing)} of the {len(spec.tensors)} tensors that its "
+            f"{folder} lacks {len(missing)} of the {wanted} tensors that its "
             f"config.json asks for: {_some(missing)}"
         )
-    for tensor in spec.tensors:
-        stored = found.tensors[tensor.name]
-        if stored.shape != tensor.shape:
-            raise ModelError(
-                f"{stored.file}: {tensor.name} has shape {list(stored.shape)}, "
-                f"config.json makes it {list(tensor.shape)}"
-            )
-        if stored.dtype not in ELEMENT_BYTES:
-            raise ModelError(
-                f"{stored.file}: {tensor.name} is stored as {stored.dtype}, "
-                f"wirecut reads {', '.join(ELEMENT_BYTES)}"
-            )
     return found
+
+
+def _check_stored(stored: StoredTensor, place: Place) -> None:
+    if stored.shape != place.shape:
+        raise ModelError(
+            f"{stored.file}: {place.name} has shape {list(stored.shape)}, "
+            f"config.json makes it {list(place.shape)}"
+        )
+    if stored.dtype not in ELEMENT_BYTES:
+        raise ModelError(
+            f"{stored.file}: {place.name} is stored as {stored.dtype}, "
+            f"wirecut reads {', '.join(ELEMENT_BYTES)}"
+        )
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

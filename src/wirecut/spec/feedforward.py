@@ -44,7 +44,9 @@ class Moe:
     `intermediate` is one expert's. `shared`: intermediate size of what every token passes besides,
     in all; `shared_gate`: one learned weight of it. `latent`: experts work on a projection of
     hidden to this width, and `latent_norm` norms what they return. `router_bias`: of the scores.
-    `shared_name`, `names`: what the checkpoint calls the shared experts, and gate, up and down.
+    `shared_name`, `names`, `router_names`: what the checkpoint calls the shared experts, gate, up
+    and down, and the router's weight and bias. `turned`: where it stacks experts, inputs come
+    before outputs, and gate and up in turn.
     """
 
     experts: int
@@ -59,11 +61,14 @@ class Moe:
     router_bias: bool = False
     shared_name: str = "shared_experts"
     names: tuple[str, str, str] = NAMES
+    router_names: tuple[str, str] = ("gate.weight", "gate.e_score_correction_bias")
+    turned: bool = False
 
     def tensors(self, hidden: int) -> Iterator[Tensor]:
-        yield whole("gate.weight", "router", self.experts, hidden)
+        router, router_bias = self.router_names
+        yield whole(router, "router", self.experts, hidden)
         if self.router_bias:
-            yield whole("gate.e_score_correction_bias", "bias", self.experts)
+            yield whole(router_bias, "bias", self.experts)
         if self.latent:
             yield whole("fc1_latent_proj.weight", "latent", self.latent, hidden)
             yield whole("fc2_latent_proj.weight", "latent", hidden, self.latent)

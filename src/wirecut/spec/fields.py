@@ -35,8 +35,8 @@ class Fields:
         name, value = self._first(names)
         return None if value is None or value == 0 else self.count(name)
 
-    def positive(self, *names: str, default: float) -> float:
-        """A positive number."""
+    def positive(self, *names: str, default: float | None = None) -> float:
+        """A positive number; without a default it has to be given."""
         name, value = self._first(names)
         value = default if value is None else value
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e12:

@@ -71,11 +71,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def from_config(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpec:
     """The spec of a parsed configuration; `where` names its origin in errors."""
     kind, reader = _reader(config, where)
-    fields = _text_part(Fields(config, where))
+    fields = text_part(config, where)
     hidden = fields.count("hidden_size", "n_embed", "d_model")
     vocab = fields.count("padded_vocab_size", "vocab_size")
     body = reader(fields)
-    rope_theta, rope_kind = _rope(fields)
+    rope = rope_fields(fields)
     quantization = read_quantization(fields)
     spec = ModelSpec(
         name=name,
@@ -85,12 +85,12 @@ def from_config(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpe
         layers=body.layers,
         tied_embeddings=fields.flag("tie_word_embeddings", body.tied),
         dtype=_dtype(fields, "float32" if quantization is None else "bfloat16"),
-        max_positions=_positions(fields),
+        max_positions=_positions(rope),
         norm_eps=fields.positive(
             "rms_norm_eps", "layer_norm_eps", "norm_eps", "layernorm_epsilon", default=1e-6
         ),
-        rope_theta=rope_theta,
-        rope_kind=rope_kind,
+        rope_theta=rope.positive("rope_theta", default=10_000.0),
+        rope_kind=rope_kind(rope),
         stop_tokens=_stop_tokens(fields),
         prefix=_prefix(body, is_nested="text_config" in config),
         extra=body.extra,
@@ -112,10 +112,11 @@ def _reader(config: Mapping[str, Any], where: str) -> tuple[str, Reader]:
     )
 
 
-def _text_part(fields: Fields) -> Fields:
+def text_part(config: Mapping[str, Any], where: str) -> Fields:
     """The fields of the language model: of a model that sees, those of `text_config`, with what is
     said outside only.
     """
+    fields = Fields(config, where)
     text = fields.inner("text_config").values
     return Fields({**fields.values, **text}, fields.where) if text else fields
 
@@ -124,8 +125,9 @@ def _prefix(body: Body, *, is_nested: bool) -> str:
     return "model.language_model." if is_nested and body.prefix == "model." else body.prefix
 
 
-def _positions(fields: Fields) -> int:
-    return fields.count(
+def _positions(rope: Fields) -> int:
+    """The longest sequence: of ropes that stretch what they are told of, so much longer."""
+    told = rope.count(
         "max_position_embeddings",
         "seq_length",
         "model_max_length",
@@ -133,21 +135,27 @@ def _positions(fields: Fields) -> int:
         default=2048,
         most=10**9,
     )
+    factor, kind = rope.values.get("factor"), rope_kind(rope)
+    if factor is None or kind not in ("dynamic", "yarn"):
+        return told
+    original = rope.count("original_max_position_embeddings", default=told, most=10**9)
+    return max(told, int((told if kind == "dynamic" else original) * rope.positive("factor")))
 
 
-def _rope(fields: Fields) -> tuple[float, str]:
-    """Base and kind of the rotary embedding: in `rope_parameters` since transformers 5, before in
-    `rope_theta` and `rope_scaling`. Of several by kind of layer, the full attention's.
+def rope_fields(fields: Fields, kind_of_layer: str = "full_attention") -> Fields:
+    """What is said of the rotary embedding of a kind of layer: in `rope_parameters` since
+    transformers 5, before in `rope_scaling`, and outside of both.
     """
-    found: dict[str, Any] = {}
+    found = dict(fields.values)
     for name in ("rope_scaling", "rope_parameters"):
         own = fields.inner(name)
-        found |= own.inner("full_attention").values or own.values
-    kind = found.get("rope_type", found.get("type", "default"))
-    if not isinstance(kind, str):
-        raise fields.error(f"rope_type is {kind!r}, expected a name such as 'llama3'")
-    holder = Fields(found, fields.where) if "rope_theta" in found else fields
-    return holder.positive("rope_theta", default=10_000.0), kind
+        found |= own.inner(kind_of_layer).values or own.values
+    return Fields(found, fields.where)
+
+
+def rope_kind(found: Fields) -> str:
+    """How the rotary embedding is scaled, by the name that configurations have for it."""
+    return found.text("rope_type", found.text("type", "default"))
 
 
 def _dtype(fields: Fields, by_default: str) -> str:

@@ -29,7 +29,7 @@ MIXTRAL_NAMES = ("w1", "w3", "w2")
 TOP_FIELDS = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_k")
 
 
-def routed(fields: Fields, **own: int | bool | str | tuple[str, str, str] | None) -> Moe:
+def routed(fields: Fields, **own: int | bool | str | tuple[str, ...] | None) -> Moe:
     """Experts and router by the usual names of fields."""
     experts, top_k = fields.count(*EXPERT_FIELDS), fields.count(*TOP_FIELDS)
     if top_k > experts:
@@ -110,7 +110,8 @@ def gpt_oss(fields: Fields) -> Body:
     """gpt-oss: biases everywhere, attention sinks, every other layer with a window."""
     attention = replace(grouped(fields, bias=True, out_bias=True), sinks=True)
     own = windowed(attention, fields, sliding(fields, lambda i: i % 2 == 0))
-    moe = routed(fields, bias=True, router_bias=True)
+    router = ("router.weight", "router.bias")
+    moe = routed(fields, bias=True, router_bias=True, router_names=router, turned=True)
     return Body(tuple(Layer(one, moe) for one in own))
 
 

@@ -1,0 +1,122 @@
+"""What layers of all architectures are made of, as one rank runs them: its heads, its columns.
+
+A layer is two halves, each x + post(reduce(part(norm(x)))). A part computes this rank's share of
+the sum. Shapes: T tokens, E hidden, H query and K key-value heads of this rank, D head dim, F
+columns of an MLP on this rank.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import gelu, rms_norm, silu
+
+from wirecut.engine.attention import Cache, Look, attend
+from wirecut.engine.batch import Batch
+from wirecut.engine.comm import Comm
+from wirecut.engine.rope import rotate
+from wirecut.machine.kernels import PackedLinear
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What every layer is told of a forward: the batch, the TP group, and by rope the cosines and
+    signed sines of the batch's positions.
+    """
+
+    batch: Batch
+    tp: Comm
+    turns: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+
+Part = Callable[[torch.Tensor, Forward], torch.Tensor]
+Gate = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """RMS norm over the last dim, computed in the dtype of its weight."""
+
+    weight: torch.Tensor
+    eps: float
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.to(self.weight.dtype)
+        return rms_norm(wide, self.weight.shape, self.weight, self.eps).to(x.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorm:
+    """RMS norm of each head by itself; the heads may have different weights."""
+
+    weight_HD: torch.Tensor
+    eps: float
+
+    def __call__(self, x_THD: torch.Tensor) -> torch.Tensor:
+        wide_THD = x_THD.to(self.weight_HD.dtype)
+        normed_THD = rms_norm(wide_THD, self.weight_HD.shape[1:], None, self.eps)
+        return normed_THD.mul_(self.weight_HD).to(x_THD.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """One residual step of a layer. `bias` is added once, when the ranks' shares are summed."""
+
+    norm: Norm
+    part: Part
+    bias: torch.Tensor | None = None
+    post: Norm | None = None
+
+    def __call__(self, x_TE: torch.Tensor, at: Forward) -> torch.Tensor:
+        y_TE = at.tp.all_reduce(self.part(self.norm(x_TE), at))
+        if self.bias is not None:
+            y_TE = y_TE + self.bias
+        return x_TE + (y_TE if self.post is None else self.post(y_TE))
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedAttention:
+    """Grouped-query attention: q, k and v stand in one matrix. `norm` is of queries and keys,
+    `rope` the number of the turn.
+    """
+
+    qkv: PackedLinear
+    o: PackedLinear
+    heads: int
+    kv_heads: int
+    norm: HeadNorm | None
+    rope: int
+    look: Look
+    cache: Cache
+
+    def __call__(self, x_TE: torch.Tensor, at: Forward) -> torch.Tensor:
+        heads, turning = self.heads, self.heads + self.kv_heads
+        qkv_THD = self.qkv(x_TE).view(x_TE.shape[0], turning + self.kv_heads, -1)
+        qk_THD = qkv_THD[:, :turning]
+        if self.norm is not None:
+            qk_THD = self.norm(qk_THD)
+        qk_THD = rotate(qk_THD, *at.turns[self.rope])
+        keys, values = self.cache.keys_KSD, self.cache.values_KSD
+        q_THD, k_TKD, v_TKD = qk_THD[:, :heads], qk_THD[:, heads:], qkv_THD[:, turning:]
+        return self.o(attend(q_THD, k_TKD, v_TKD, keys, values, at.batch, self.look))
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """Up, gated, and down: gate and up stand in one matrix."""
+
+    gate_up: PackedLinear
+    down: PackedLinear
+    gate: Gate
+
+    def __call__(self, x_TE: torch.Tensor, at: Forward | None = None) -> torch.Tensor:
+        gate_TF, up_TF = self.gate_up(x_TE).chunk(2, dim=1)
+        return self.down(self.gate(gate_TF, up_TF))
+
+
+def swiglu(gate_TF: torch.Tensor, up_TF: torch.Tensor) -> torch.Tensor:
+    return silu(gate_TF).mul_(up_TF)
+
+
+def geglu(gate_TF: torch.Tensor, up_TF: torch.Tensor) -> torch.Tensor:
+    return gelu(gate_TF, approximate="tanh").mul_(up_TF)

@@ -1,0 +1,11 @@
+"""Phi-3 and Phi-4: Llama whose q, k and v, and gate and up, are stored as one tensor each; since
+Phi-4-mini a share of each head turns.
+"""
+
+from wirecut.engine.models.style import Style
+from wirecut.engine.rope import read_rope
+from wirecut.spec.fields import Fields
+
+
+def phi3(fields: Fields) -> Style:
+    return Style(rope=read_rope(fields))
