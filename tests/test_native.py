@@ -54,3 +54,107 @@ def test_without_the_library_torch_does_it(told: dict[str, str], tmp_path) -> No
     )
     assert done.returncode == 0, done.stderr
     assert ("C kernels" in done.stderr) == ("PATH" in told)
+
+
+DTYPES = [torch.float32, torch.bfloat16]
+TOLERANCE = {
+    torch.float32: {"rtol": 1e-5, "atol": 1e-5},
+    torch.bfloat16: {"rtol": 0.02, "atol": 0.02},
+}
+
+
+def both(once) -> tuple[torch.Tensor, torch.Tensor]:
+    """What our kernels make of it, and torch."""
+    ours = once()
+    with kernels.Operations():
+        return ours, once()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_what_stands_between_products_is_torchs(rows: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(rows)
+    x_TE, weight_E = torch.randn(rows, 96).to(dtype), torch.randn(96).to(dtype)
+    torch.testing.assert_close(
+        *both(lambda: kernels.rms_norm(x_TE, weight_E, 1e-5)), **TOLERANCE[dtype]
+    )
+    torch.testing.assert_close(*both(lambda: kernels.swiglu(x_TE)), **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dim", "width"), [(64, 64), (96, 32), (32, 32), (16, 16)])
+def test_turned_heads_are_torchs(dim: int, width: int, dtype: torch.dtype) -> None:
+    qkv_THD, angles_TD = torch.randn(5, 6, dim).to(dtype), torch.randn(2, 5, width).to(dtype)
+    torch.testing.assert_close(
+        *both(lambda: kernels.rotate(qkv_THD.clone()[:, :4], *angles_TD)), **TOLERANCE[dtype]
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_are_kept_where_they_belong(dtype: torch.dtype) -> None:
+    qkv_THD, slots_T = torch.randn(3, 8, 32).to(dtype), torch.tensor([7, 0, 4])
+
+    def kept() -> torch.Tensor:
+        cache_KSD = torch.zeros(2, 9, 32, dtype=dtype)
+        kernels.keep(qkv_THD[:, 4:6], cache_KSD, slots_T)
+        return cache_KSD
+
+    assert torch.equal(*both(kept))
+
+
+@pytest.mark.skipif(native.load() is None, reason="no C kernels here")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 2, 64), (6, 1, 80), (3, 3, 16)])
+@pytest.mark.parametrize("look", [{}, {"window": 9}, {"cap": 2.0}, {"sinks_H": 1}])
+def test_decodes_are_softmax_over_their_blocks(
+    heads: int, kv_heads: int, dim: int, look: dict, dtype: torch.dtype
+) -> None:
+    """Sequences of unlike lengths, their blocks anywhere, and rows that belong to others."""
+    torch.manual_seed(heads)
+    lengths, block = [1, 16, 33, 70], 32
+    blocks_NB = torch.randperm(12, dtype=torch.int32).view(4, 3)
+    cache = torch.randn(2, kv_heads, 12 * block, dim).to(dtype)
+    qkv_THD = torch.randn(6, heads + 2 * kv_heads, dim).to(dtype)
+    rows_N = torch.tensor([5, 0, 3, 1], dtype=torch.int32)
+    out_THD = torch.zeros(6, heads, dim, dtype=dtype)
+    if "sinks_H" in look:
+        look = {"sinks_H": torch.randn(heads)}
+    kernels.decode(
+        qkv_THD[:, :heads],
+        *cache,
+        out_THD,
+        rows_N=rows_N,
+        lengths_N=torch.tensor(lengths, dtype=torch.int32),
+        blocks_NB=blocks_NB,
+        block_tokens=block,
+        scale=dim**-0.5,
+        **look,
+    )
+    for row, length, blocks in zip(rows_N, lengths, blocks_NB, strict=True):
+        places = (blocks[:, None] * block + torch.arange(block)).flatten()[:length]
+        right = _attention(qkv_THD[row, :heads].double(), cache[:, :, places].double(), **look)
+        torch.testing.assert_close(out_THD[row].double(), right, **TOLERANCE[dtype])
+    assert not out_THD[[2, 4]].any()
+
+
+def _attention(q_HD, cache_2KLD, window=None, cap=None, sinks_H=None) -> torch.Tensor:
+    """By its definition, in double precision."""
+    keys_HLD, values_HLD = cache_2KLD.repeat_interleave(len(q_HD) // cache_2KLD.shape[1], dim=1)
+    scores_HL = torch.einsum("hd,hld->hl", q_HD, keys_HLD) * q_HD.shape[1] ** -0.5
+    if cap is not None:
+        scores_HL = cap * torch.tanh(scores_HL / cap)
+    if window is not None:
+        scores_HL[:, : max(0, scores_HL.shape[1] - window)] = float("-inf")
+    if sinks_H is not None:
+        scores_HL = torch.cat([scores_HL, sinks_H[:, None].double()], 1)
+    weights_HL = scores_HL.softmax(1)[:, : values_HLD.shape[1]]
+    return torch.einsum("hl,hld->hd", weights_HL, values_HLD)
+
+
+@pytest.mark.skipif(native.load() is None, reason="no C kernels here")
+def test_nothing_known_stays_nothing_known() -> None:
+    """NaN goes through every kernel: what is wrong is to be seen at the end."""
+    x = torch.full((1, 32), float("nan"))
+    assert kernels.rms_norm(x, torch.ones(32), 1e-5).isnan().all()
+    assert kernels.swiglu(x).isnan().all()
+    assert kernels.swiglu(x.bfloat16()).isnan().all()

@@ -16,7 +16,7 @@ from wirecut.fabric.discover import assumed_fabric
 from wirecut.fabric.fabric import load_fabric
 from wirecut.layout.layout import parse_layout
 from wirecut.layout.plan import Limits
-from wirecut.planner.space import cut_for
+from wirecut.planner.cutting import cut_for
 from wirecut.version import __version__
 
 LIMITS = Limits(
@@ -34,7 +34,8 @@ def main() -> None:
     args = parser.parse_args()
     fabric = load_fabric(args.fabric) if args.fabric else assumed_fabric(args.layout.world_size)
     pricing = pricing_of(args.model, fabric, dtype="bf16", limits=LIMITS)
-    cut = cut_for(pricing, args.layout, context=PROMPT_TOKENS + NEW_TOKENS / 2)
+    ranks = tuple(range(args.layout.world_size))
+    cut = cut_for(pricing, args.layout, ranks, context=PROMPT_TOKENS + NEW_TOKENS / 2, sequences=8)
 
     with Engine(args.model, cut, fabric, limits=LIMITS, dtype="bf16") as engine:
 

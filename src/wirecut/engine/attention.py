@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from wirecut.engine.batch import Batch, Sight, Span
+from wirecut.engine.batch import Batch, Decodes, Sight, Span
+from wirecut.machine import kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,14 @@ def attend(
     """Store this step's keys and values, then let each sequence's rows attend to its own. Returns
     (T, X).
     """
-    keys_KSD.index_copy_(1, batch.slots_T, k_TKD.transpose(0, 1))
-    values_KSD.index_copy_(1, batch.slots_T, v_TKD.transpose(0, 1))
+    kernels.keep(k_TKD, keys_KSD, batch.slots_T)
+    kernels.keep(v_TKD, values_KSD, batch.slots_T)
     out_THD = q_THD.new_empty(*q_THD.shape[:2], values_KSD.shape[2])
-    for span in batch.spans:
+    spans, decodes = batch.spans, batch.decodes
+    if decodes and kernels.can_decode(q_THD, values_KSD, decodes.block_tokens):
+        _decode(q_THD, keys_KSD, values_KSD, out_THD, decodes, look)
+        spans = batch.longer_spans
+    for span in spans:
         sight = span.sights[look.window]
         k_KLD, v_KLD = _read(keys_KSD, span, sight), _read(values_KSD, span, sight)
         rows = slice(span.first, span.last)
@@ -74,6 +79,31 @@ def attend(
         else:
             out_THD[rows] = _many_rows(q_THD[rows], k_KLD, v_KLD, sight, look.scale)
     return out_THD.flatten(1)
+
+
+def _decode(
+    q_THD: torch.Tensor,
+    keys_KSD: torch.Tensor,
+    values_KSD: torch.Tensor,
+    out_THD: torch.Tensor,
+    decodes: Decodes,
+    look: Look,
+) -> None:
+    """All sequences with one row in one call."""
+    kernels.decode(
+        q_THD,
+        keys_KSD,
+        values_KSD,
+        out_THD,
+        rows_N=decodes.rows_N,
+        lengths_N=decodes.lengths_N,
+        blocks_NB=decodes.blocks_NB,
+        block_tokens=decodes.block_tokens,
+        scale=q_THD.shape[2] ** -0.5 if look.scale is None else look.scale,
+        window=look.window,
+        cap=look.cap,
+        sinks_H=None if look.sinks_H is None else look.sinks_H.float(),
+    )
 
 
 def _read(cache_KSD: torch.Tensor, span: Span, sight: Sight) -> torch.Tensor:

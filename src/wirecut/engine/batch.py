@@ -44,13 +44,29 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Decodes:
+    """The N sequences that have one row each, for a kernel that serves them together: their rows,
+    positions to look at and blocks (filled up with 0), all int32.
+    """
+
+    rows_N: torch.Tensor
+    lengths_N: torch.Tensor
+    blocks_NB: torch.Tensor
+    block_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """The input of one forward."""
+    """The input of one forward. `decodes` are those of `spans` that have one row, `longer_spans`
+    the others.
+    """
 
     tokens_T: torch.Tensor
     positions_T: torch.Tensor
     slots_T: torch.Tensor
     spans: tuple[Span, ...]
+    longer_spans: tuple[Span, ...]
+    decodes: Decodes | None
     sampled_rows: torch.Tensor
 
     @property
@@ -94,8 +110,23 @@ def build_batch(
         positions_T=torch.tensor(positions, device=device),
         slots_T=torch.tensor(slots, device=device),
         spans=tuple(spans),
+        longer_spans=tuple(span for span in spans if span.last - span.first > 1),
+        decodes=_decodes(entries, spans, block_tokens, device),
         sampled_rows=torch.tensor(sampled, device=device, dtype=torch.int64),
     )
+
+
+def _decodes(
+    entries: tuple[Entry, ...], spans: list[Span], block_tokens: int, device: torch.device
+) -> Decodes | None:
+    ones = [(e, s) for e, s in zip(entries, spans, strict=True) if s.last - s.first == 1]
+    if not ones:
+        return None
+    width = max(len(entry.blocks) for entry, _ in ones)
+    blocks = [[*entry.blocks, *[0] * (width - len(entry.blocks))] for entry, _ in ones]
+    rows, lengths = [span.first for _, span in ones], [span.length for _, span in ones]
+    numbers = (torch.tensor(x, dtype=torch.int32, device=device) for x in (rows, lengths, blocks))
+    return Decodes(*numbers, block_tokens)
 
 
 def _places(blocks: tuple[int, ...], length: int, block_tokens: int) -> int | list[int]:

@@ -1,8 +1,8 @@
-"""Rotary position embedding: its base and scaling from a configuration, its tables, its turn.
+"""Rotary position embedding: its base and scaling from a configuration, and its tables.
 
     rope = read_rope(Fields(config, "config.json"))
     cos_PD, sin_PD = rope.tables(128, positions=4096, dtype=torch.float32, device=device)
-    turned_THD = rotate(x_THD, cos_PD[positions_T][:, None], sin_PD[positions_T][:, None])
+    turned_THD = kernels.rotate(x_THD, cos_PD[positions_T], sin_PD[positions_T])
 
 Shapes: T tokens, H heads, D dims that turn, P positions. Row p of a table depends on p alone, so
 that chunks, other requests and a prefix that is kept change nothing.
@@ -136,17 +136,6 @@ class Rope:
 
 def _inverse(theta: float, dim: int) -> torch.Tensor:
     return 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
-
-
-def rotate(x_THD: torch.Tensor, cos_T1D: torch.Tensor, sin_T1D: torch.Tensor) -> torch.Tensor:
-    """Turn halves of the first dims, as many as the tables have; the sign of the first half's sine
-    is in the table.
-    """
-    width = cos_T1D.shape[-1]
-    if width < x_THD.shape[-1]:
-        turned = rotate(x_THD[..., :width], cos_T1D, sin_T1D)
-        return torch.cat([turned, x_THD[..., width:]], -1)
-    return torch.addcmul(x_THD * cos_T1D, x_THD.roll(width // 2, -1), sin_T1D)
 
 
 def read_rope(fields: Fields, kind_of_layer: str = "full_attention") -> Rope:

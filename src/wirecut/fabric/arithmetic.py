@@ -10,11 +10,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from wirecut.fabric.probing import Arithmetic
 from wirecut.facts import fact
+from wirecut.machine import kernels
 from wirecut.machine.kernels import Operations, PackedLinear
 from wirecut.units import GIB, MIB
 
@@ -23,6 +25,7 @@ COLD_BYTES, COLD_ROUNDS = 96 * MIB, 12
 POINT_S = 0.04  # what a repeated measurement may take
 CROWDED_POINT_S = 0.08  # many turns of some milliseconds that the kernel gives each rank
 KV_HEADS, SHARING, HEAD_DIM = 4, 2, 64  # of the attention that is timed: 8 query heads
+BLOCK = 32  # places of a cache's block
 ALONE_ROWS = (1, 8, 64)  # of products that are timed alone too
 ATTENTION = ((1, 256), (1, 1024), (128, 128), (512, 512))  # queries, keys
 
@@ -171,17 +174,50 @@ def _attention(bench: Bench, found: Found) -> None:
     kv_width = KV_HEADS * HEAD_DIM
     for queries, keys in ATTENTION:
         q = bench.random(KV_HEADS, SHARING, queries, HEAD_DIM, dtype=torch.bfloat16)
-        k = bench.random(KV_HEADS, 1, keys, HEAD_DIM, dtype=torch.bfloat16)
-        k = k.expand(KV_HEADS, SHARING, keys, HEAD_DIM)
+        k = bench.random(KV_HEADS, keys, HEAD_DIM, dtype=torch.bfloat16)
         if queries == 1:
-            q, k = q.view(1, KV_HEADS, SHARING, HEAD_DIM), k[None, :, 0]
+            once = partial(_Decode(keys, bench.device), q.view(1, -1, HEAD_DIM), k)
+        else:
+            once = partial(_causal, q, k)
         bench.barrier()
-        seconds = bench.seconds(
-            lambda q=q, k=k, causal=queries > 1: torch.nn.functional.scaled_dot_product_attention(
-                q, k, k, is_causal=causal
-            )
-        )
+        seconds = bench.seconds(once)
         found.attention.append(("bf16", queries, keys, SHARING * kv_width, kv_width, seconds))
+
+
+def _causal(q_KGTD: torch.Tensor, k_KLD: torch.Tensor) -> torch.Tensor:
+    k_KGLD = k_KLD[:, None].expand(-1, q_KGTD.shape[1], -1, -1)
+    return torch.nn.functional.scaled_dot_product_attention(q_KGTD, k_KGLD, k_KGLD, is_causal=True)
+
+
+class _Decode:
+    """One query over a sequence's first `length` places of a cache, as the engine computes it."""
+
+    def __init__(self, length: int, device: torch.device) -> None:
+        self._length = length
+        numbers = {"dtype": torch.int32, "device": device}
+        self._rows, self._lengths = torch.zeros(1, **numbers), torch.tensor([length], **numbers)
+        self._blocks = torch.arange(-(-length // BLOCK), **numbers)[None]
+
+    def __call__(self, q_1HD: torch.Tensor, cache_KSD: torch.Tensor) -> torch.Tensor:
+        (_, heads, dim), out_1HD = q_1HD.shape, q_1HD.new_empty(q_1HD.shape)
+        if kernels.can_decode(q_1HD, cache_KSD, BLOCK):
+            kernels.decode(
+                q_1HD,
+                cache_KSD,
+                cache_KSD,
+                out_1HD,
+                rows_N=self._rows,
+                lengths_N=self._lengths,
+                blocks_NB=self._blocks,
+                block_tokens=BLOCK,
+                scale=dim**-0.5,
+            )
+            return out_1HD
+        seen = cache_KSD[None, :, 0 : self._length]
+        q_1KGD = q_1HD.view(1, len(cache_KSD), -1, dim)
+        mixed = torch.nn.functional.scaled_dot_product_attention(q_1KGD, seen, seen)
+        out_1HD[0:1] = mixed.view(1, heads, dim)
+        return out_1HD
 
 
 def _launch(bench: Bench, found: Found) -> None:
@@ -227,23 +263,18 @@ def _small_layer(device: torch.device) -> Callable[[], object]:
     mix, out, wide, down = (
         PackedLinear(torch.ones(rows, width, **here)) for rows in (768, 256, 512, 256)
     )
-    cache, place = torch.zeros(heads, 64, dim, **here), torch.tensor([3], device=device)
-    turn = torch.ones(1, 1, dim, **here)
+    cache, place = torch.zeros(heads, BLOCK, dim, **here), torch.tensor([3], device=device)
+    turn, decode = torch.ones(1, dim, **here), _Decode(20, device)
 
     def layer() -> torch.Tensor:
-        h = torch.nn.functional.rms_norm(x, (width,), norm, 1e-5)
+        h = kernels.rms_norm(x, norm, 1e-5)
         qkv = mix(h).view(1, 3 * heads, dim)
-        both = qkv[:, : 2 * heads]
-        qk = torch.addcmul(both * turn, both.roll(dim // 2, -1), turn)
-        cache.index_copy_(1, place, qk[:, heads:].transpose(0, 1))
-        cache.index_copy_(1, place, qkv[:, 2 * heads :].transpose(0, 1))
-        seen, mixed = cache[:, 0:20], torch.empty_like(qk[:, :heads])
-        mixed[0:1] = torch.nn.functional.scaled_dot_product_attention(
-            qk[0:1, :heads].view(1, heads, 1, dim), seen[None], seen[None]
-        ).view(1, heads, dim)
+        qk = kernels.rotate(qkv[:, : 2 * heads], turn, turn)
+        kernels.keep(qk[:, heads:], cache, place)
+        kernels.keep(qkv[:, 2 * heads :], cache, place)
+        mixed = decode(qk[:, :heads], cache)
         y = x + out(mixed.flatten(1))
-        h = torch.nn.functional.rms_norm(y, (width,), norm, 1e-5)
-        gate, up = wide(h).chunk(2, dim=1)
-        return y + down(torch.nn.functional.silu(gate).mul_(up))
+        h = kernels.rms_norm(y, norm, 1e-5)
+        return y + down(kernels.swiglu(wide(h)))
 
     return layer

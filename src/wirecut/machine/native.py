@@ -1,7 +1,7 @@
 """Kernels in C for the CPU, compiled for this machine when first needed and kept for the next time.
 
     library = load()        # None: no compiler, or WIRECUT_NATIVE=0; torch then does everything
-    library.rms_norm(x.data_ptr(), None, weight.data_ptr(), out.data_ptr(), rows, width, eps, 1)
+    library.rms_norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, width, eps, 1)
 
 The sources are in `machine/c`, one idea a file. They use torch's threads: torch is to be imported
 before, so that its OpenMP is the one found.
@@ -41,8 +41,8 @@ class Attention(ctypes.Structure):
 ARGUMENTS = {
     "decode_attention": (ctypes.POINTER(Attention), _int),
     "keep": (_at, _at, _at, _long, _long, _long, _long, _long, _int),
-    "rms_norm": (_at, _at, _at, _at, _long, _long, _float, _int),
-    "rotate": (_at, _at, _at, _long, _long, _long, _long, _int),
+    "rms_norm": (_at, _at, _at, _long, _long, _float, _int),
+    "rotate": (_at, _at, _at, _long, _long, _long, _long, _long, _int),
     "silu_gate": (_at, _at, _long, _long, _int),
 }
 PRODUCTS = {  # where the processor multiplies bf16 in vectors

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import gelu, rms_norm, silu
+from torch.nn.functional import gelu, rms_norm
 
 from wirecut.engine.attention import Cache, Look, attend
 from wirecut.engine.batch import Batch
 from wirecut.engine.comm import Comm
-from wirecut.engine.rope import rotate
+from wirecut.machine import kernels
 from wirecut.machine.kernels import PackedLinear
 
 
@@ -30,7 +30,7 @@ class Forward:
 
 
 Part = Callable[[torch.Tensor, Forward], torch.Tensor]
-Gate = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Gate = Callable[[torch.Tensor], torch.Tensor]  # (T, 2 F), gate and then up, to (T, F)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,7 @@ class Norm:
     eps: float
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        wide = x.to(self.weight.dtype)
-        return rms_norm(wide, self.weight.shape, self.weight, self.eps).to(x.dtype)
+        return kernels.rms_norm(x.to(self.weight.dtype), self.weight, self.eps).to(x.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ class GroupedAttention:
         qk_THD = qkv_THD[:, :turning]
         if self.norm is not None:
             qk_THD = self.norm(qk_THD)
-        qk_THD = rotate(qk_THD, *at.turns[self.rope])
+        qk_THD = kernels.rotate(qk_THD, *at.turns[self.rope])
         keys, values = self.cache.keys_KSD, self.cache.values_KSD
         q_THD, k_TKD, v_TKD = qk_THD[:, :heads], qk_THD[:, heads:], qkv_THD[:, turning:]
         return self.o(attend(q_THD, k_TKD, v_TKD, keys, values, at.batch, self.look))
@@ -110,13 +109,9 @@ class Mlp:
     gate: Gate
 
     def __call__(self, x_TE: torch.Tensor, at: Forward | None = None) -> torch.Tensor:
-        gate_TF, up_TF = self.gate_up(x_TE).chunk(2, dim=1)
-        return self.down(self.gate(gate_TF, up_TF))
+        return self.down(self.gate(self.gate_up(x_TE)))
 
 
-def swiglu(gate_TF: torch.Tensor, up_TF: torch.Tensor) -> torch.Tensor:
-    return silu(gate_TF).mul_(up_TF)
-
-
-def geglu(gate_TF: torch.Tensor, up_TF: torch.Tensor) -> torch.Tensor:
+def geglu(gate_up_TF: torch.Tensor) -> torch.Tensor:
+    gate_TF, up_TF = gate_up_TF.chunk(2, dim=1)
     return gelu(gate_TF, approximate="tanh").mul_(up_TF)

@@ -22,7 +22,8 @@ def gpt_oss(fields: Fields) -> Style:
 
 
 def _clamped_swiglu(alpha: float, limit: float) -> Gate:
-    def gate(gate_TF: torch.Tensor, up_TF: torch.Tensor) -> torch.Tensor:
+    def gate(gate_up_TF: torch.Tensor) -> torch.Tensor:
+        gate_TF, up_TF = gate_up_TF.chunk(2, dim=1)
         below_TF = gate_TF.clamp(max=limit)
         return (up_TF.clamp(-limit, limit) + 1) * below_TF * torch.sigmoid(below_TF * alpha)
 

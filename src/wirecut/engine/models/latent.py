@@ -12,7 +12,7 @@ import torch
 
 from wirecut.engine.attention import Cache, Look, attend
 from wirecut.engine.models.blocks import Forward, Norm
-from wirecut.engine.rope import rotate
+from wirecut.machine import kernels
 from wirecut.machine.kernels import PackedLinear
 
 
@@ -59,4 +59,4 @@ class LatentAttention:
     def _turned(self, x_THD: torch.Tensor, at: Forward) -> torch.Tensor:
         if self.paired:
             x_THD = x_THD.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
-        return rotate(x_THD, *at.turns[0])
+        return kernels.rotate(x_THD, *at.turns[0])

@@ -96,4 +96,4 @@ def _turn(
     table: tuple[torch.Tensor, torch.Tensor], batch: Batch
 ) -> tuple[torch.Tensor, torch.Tensor]:
     cos_PD, sin_PD = table
-    return cos_PD[batch.positions_T][:, None], sin_PD[batch.positions_T][:, None]
+    return cos_PD[batch.positions_T], sin_PD[batch.positions_T]

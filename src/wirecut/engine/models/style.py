@@ -8,9 +8,10 @@ Each architecture has a file here with a function from the fields of a configura
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wirecut.engine.models.blocks import Gate, swiglu
+from wirecut.engine.models.blocks import Gate
 from wirecut.engine.moe import Routing
 from wirecut.engine.rope import Rope
+from wirecut.machine.kernels import swiglu
 from wirecut.spec.fields import Fields
 
 

@@ -5,17 +5,14 @@
 
 #include "numbers.h"
 
-// out = x / rms(x) * weight, row by row; with `add`, x += add before (rounded as it is stored).
-INLINE void norm_row(void *x, const void *add, const void *weight, void *out, long width, float eps,
-                     int bf16)
+enum { FEW_ROWS = 16 };  // not worth waking threads for
+
+// out = x / rms(x) * weight, row by row
+INLINE void norm_row(const void *x, const void *weight, void *out, long width, float eps, int bf16)
 {
     vec squares = all(0);
     for (long i = 0; i < width; i += LANES) {
         vec v = load(x, i, bf16);
-        if (add) {
-            store(x, i, v + load(add, i, bf16), bf16);
-            v = load(x, i, bf16);
-        }
         squares += v * v;
     }
     float scale = 1 / sqrtf(sum_of(squares) / width + eps);
@@ -23,29 +20,29 @@ INLINE void norm_row(void *x, const void *add, const void *weight, void *out, lo
         store(out, i, load(x, i, bf16) * scale * load(weight, i, bf16), bf16);
 }
 
-void rms_norm(void *x, const void *add, const void *weight, void *out, long rows, long width,
-              float eps, int bf16)
+void rms_norm(const void *x, const void *weight, void *out, long rows, long width, float eps,
+              int bf16)
 {
-#pragma omp parallel for if (rows > 16)
+#pragma omp parallel for if (rows > FEW_ROWS)
     for (long r = 0; r < rows; r++) {
-        void *row = at(x, r * width, bf16), *to = at(out, r * width, bf16);
-        const void *added = add ? at(add, r * width, bf16) : 0;
+        const void *row = at(x, r * width, bf16);
+        void *to = at(out, r * width, bf16);
         if (bf16)
-            norm_row(row, added, weight, to, width, eps, 1);
+            norm_row(row, weight, to, width, eps, 1);
         else
-            norm_row(row, added, weight, to, width, eps, 0);
+            norm_row(row, weight, to, width, eps, 0);
     }
 }
 
-// Turn the halves of each head by its row's angles, in place. Cosines and sines are (rows, width),
-// the sines of the first half with their sign changed; x's rows are `stride` elements apart.
-INLINE void rotate_row(void *x, const void *cosines, const void *sines, long heads, long width,
-                       int bf16)
+// Turn the halves of the first `width` elements of each head by its row's angles, in place. Cosines
+// and sines are (rows, width), the sines of the first half with their sign changed.
+INLINE void rotate_row(void *x, const void *cosines, const void *sines, long heads, long head_dim,
+                       long width, int bf16)
 {
     long half = width / 2;
     for (long h = 0; h < heads; h++)
         for (long i = 0; i < half; i += LANES) {
-            void *head = at(x, h * width, bf16);
+            void *head = at(x, h * head_dim, bf16);
             vec a = load(head, i, bf16), b = load(head, half + i, bf16);
             vec low = a * load(cosines, i, bf16) + b * load(sines, i, bf16);
             vec high = b * load(cosines, half + i, bf16) + a * load(sines, half + i, bf16);
@@ -54,17 +51,18 @@ INLINE void rotate_row(void *x, const void *cosines, const void *sines, long hea
         }
 }
 
+// `stride`: elements from one row of x to the next
 void rotate(void *x, const void *cosines, const void *sines, long rows, long stride, long heads,
-            long width, int bf16)
+            long head_dim, long width, int bf16)
 {
-#pragma omp parallel for if (rows > 16)
+#pragma omp parallel for if (rows > FEW_ROWS)
     for (long r = 0; r < rows; r++) {
         void *row = at(x, r * stride, bf16);
         const void *cosine = at(cosines, r * width, bf16), *sine = at(sines, r * width, bf16);
         if (bf16)
-            rotate_row(row, cosine, sine, heads, width, 1);
+            rotate_row(row, cosine, sine, heads, head_dim, width, 1);
         else
-            rotate_row(row, cosine, sine, heads, width, 0);
+            rotate_row(row, cosine, sine, heads, head_dim, width, 0);
     }
 }
 
@@ -79,7 +77,7 @@ INLINE void gate_row(const void *x, void *out, long width, int bf16)
 
 void silu_gate(const void *x, void *out, long rows, long width, int bf16)
 {
-#pragma omp parallel for if (rows > 16)
+#pragma omp parallel for if (rows > FEW_ROWS)
     for (long r = 0; r < rows; r++) {
         const void *row = at(x, r * 2 * width, bf16);
         if (bf16)
