@@ -34,7 +34,7 @@ format: .venv/dev.stamp
 PEERS ?= build/peers
 VLLM_PYTHON ?=
 LLAMACPP_PYTHON ?=
-ROUNDS ?= 3
+ROUNDS ?= 5
 GGUF = $(if $(LLAMACPP_PYTHON),$(PEERS)/model.gguf)
 
 bench-peers: .venv/dev.stamp $(PEERS)/model/config.json $(GGUF)  ## a table of tokens/s, and its README.md

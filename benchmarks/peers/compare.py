@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """wirecut and its peers in turn on one machine, the same work for each; writes what they reached.
 
-    python compare.py --model DIR --gguf FILE --vllm-python P --llamacpp-python P [--rounds 3]
+    python compare.py --model DIR --gguf FILE --vllm-python P --llamacpp-python P [--rounds 5]
 
 A round runs every engine once, so that a drift of the machine meets all of them; every second
 round goes backwards. A run waits for a quiet moment and is done again when others took more than
@@ -28,11 +28,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from report import render
+from protocol import CROWD_TOKENS
+from report import WHOLE_PROMPTS, render
 
 HERE = Path(__file__).parent
 DEADLINE_S, ORPHANS_S = 900.0, 30.0
 ATTEMPTS = 3
+WHOLE_PROMPT = str(CROWD_TOKENS + 16)  # tokens of a step that holds a crowd's prompt undivided
 QUIET_SHARE, QUIET_S = 0.03, 2.0
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2): orphans below this process become its children
 CORES = sorted(os.sched_getaffinity(0))
@@ -74,7 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--transformers-python", default=sys.executable)
     parser.add_argument("--vllm-python", default="", help="the Python of vLLM's environment")
     parser.add_argument("--llamacpp-python", default="", help="the Python of llama.cpp's")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--most-others", type=float, default=0.05, help="share of the cores")
     parser.add_argument("--patience-s", type=float, default=60.0, help="to wait for a quiet moment")
     parser.add_argument("--only", default="", help="rows whose name holds this text")
@@ -112,6 +114,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "machine": machine(),
         "fabric": "probed" if args.fabric else "assumed",
         "note": args.note,
+        "weights_gb": weights_gb(args.model),
         "most_others": args.most_others,
         "runs": runs,
     }
@@ -125,9 +128,9 @@ def entrants(args: argparse.Namespace) -> list[Entrant]:
     fabric = ("--fabric", str(args.fabric)) if args.fabric else ()
     bind = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": f"{one}|{two}"}
 
-    def wirecut(layout: str) -> Entrant:
-        arguments = (model, layout, *fabric)
-        return Entrant("wirecut", layout.upper(), args.wirecut_python, "run_wirecut.py", arguments)
+    def wirecut(layout: str, *more: str, told: str = "") -> Entrant:
+        arguments, name = (model, layout, *fabric, *more), layout.upper() + told
+        return Entrant("wirecut", name, args.wirecut_python, "run_wirecut.py", arguments)
 
     def vllm(tp: int, pp: int) -> Entrant:
         split, arguments = f"TP{tp}" if tp > 1 else f"PP{pp}", (model, str(tp), str(pp))
@@ -146,6 +149,8 @@ def entrants(args: argparse.Namespace) -> list[Entrant]:
         wirecut("tp1"),
         llamacpp,
         wirecut("dp2"),
+        Entrant("memory", "read", args.wirecut_python, "run_stream.py", ()),
+        wirecut("tp2", "--crowd-only", "--budget", WHOLE_PROMPT, told=WHOLE_PROMPTS),
         transformers,
     ]
 
@@ -176,6 +181,7 @@ def run_once(row: Entrant) -> dict[str, Any]:
                     run["start_s"] = round(ready - begin, 2)
                 elif line.startswith("RESULT "):
                     run["results"].append(json.loads(line.removeprefix("RESULT ")))
+                    run["pss_gib"] = max(run.get("pss_gib", 0), round(pss_gib(), 2))
             code = process.wait()
             reap_orphans()
         at_end, share = cpu_seconds(), 1 / ((time.monotonic() - ready) * len(CORES))
@@ -242,35 +248,56 @@ def cpu_seconds(ended: float | None = None) -> CpuSeconds:
     own = resource.getrusage(resource.RUSAGE_CHILDREN)
     ours = own.ru_utime + own.ru_stime
     if ended is not None:
-        ours = ended + sum(descendants_ticks()) / tick
+        ours = ended + sum(descendants().values()) / tick
     return CpuSeconds(ours, user + nice + system + irq + softirq, stolen)
 
 
-def descendants_ticks() -> Iterator[int]:
-    """Clock ticks of each living process below this one, and of the children it has buried."""
+def descendants() -> dict[int, int]:
+    """Each living process below this one, and its clock ticks with those of the children that it
+    has buried.
+    """
     parent, ticks = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             parent[int(folder.name)] = int(fields[1])
             ticks[int(folder.name)] = sum(map(int, fields[11:15]))
-    for pid in ticks:
-        above = parent[pid]
-        while above in parent and above != os.getpid():
-            above = parent[above]
-        if above == os.getpid():
-            yield ticks[pid]
+
+    def is_below(pid: int) -> bool:
+        while pid in parent and parent[pid] != os.getpid():
+            pid = parent[pid]
+        return pid in parent
+
+    return {pid: used for pid, used in ticks.items() if is_below(pid)}
+
+
+def pss_gib() -> float:
+    """Memory of the processes below this one, what several share counted once."""
+    kib = 0
+    for pid in descendants():
+        with suppress(OSError):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            kib += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return kib / 2**20
 
 
 def told(run: dict[str, Any]) -> str:
     """A run in a line."""
     if "failed" in run:
         return f"failed: {run['failed']}"
-    rates = ", ".join(f"{each['decode_tok_s']:.0f}" for each in run["results"])
+    rates = ", ".join(f"{each['decode_tok_s']:.0f}" for each in run["results"] if "batch" in each)
+    gaps = ", ".join(f"{each['gap_s']:.2f}" for each in run["results"] if "gap_s" in each)
     return (
-        f"decode {rates} tok/s, prefill {run['results'][0]['prefill_s']:.3f} s, "
+        f"decode {rates or '-'} tok/s, worst gap {gaps or '-'} s, {run['pss_gib']:.2f} GiB, "
         f"ready in {run['start_s']:.1f} s, others took {run['others_share']:.0%} of the cores"
     )
+
+
+def weights_gb(model: Path) -> float:
+    """What a token reads of the checkpoint: all but the embedding, of which it reads a row."""
+    config = json.loads((model / "config.json").read_text())
+    files = sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    return (files - 2 * config["vocab_size"] * config["hidden_size"]) / 1e9
 
 
 def machine() -> dict[str, Any]:

@@ -6,24 +6,29 @@ from typing import Any
 
 Runs = list[dict[str, Any]]
 OURS, RIVAL = "wirecut", "vLLM"
+SEQUENCES = ("1 sequence", "8 sequences", "16 sequences")
+MOST_LOAD_S, LEAST_SHARE = 4.0, 0.75
+WHOLE_PROMPTS = ", whole prompts"  # the same engine, told not to cut them
 
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of a row: what it is called, where a run holds it, and which way is better."""
+    """One figure of a row: what it is called, where a run holds it, and which way is better.
+    `batch` is the number of sequences, 0 for what is asked once, None of the whole run.
+    """
 
     name: str
-    batch: int
+    batch: int | None
     key: str
     digits: int
     more_is_better: bool
 
     def values(self, runs: Runs) -> list[float]:
         """This figure of each run that has it."""
-        if self.key == "start_s":
-            return [run["start_s"] for run in runs if run["start_s"] is not None]
-        results = [each for run in runs for each in run["results"]]
-        return [each[self.key] for each in results if each["batch"] == self.batch]
+        if self.batch is None:
+            return [run[self.key] for run in runs if run.get(self.key) is not None]
+        results = [each for run in runs for each in run["results"] if self.key in each]
+        return [each[self.key] for each in results if each.get("batch", 0) == self.batch]
 
     def show(self, value: float) -> str:
         return f"{value:.{self.digits}f}"
@@ -35,9 +40,13 @@ COLUMNS = (
     Column("decode tok/s, 16 sequences", 16, "decode_tok_s", 0, True),
     Column("prefill of one prompt, s", 1, "prefill_s", 3, False),
     Column("prefill of 16 prompts, s", 16, "prefill_s", 2, False),
+    Column("worst gap, s", 0, "gap_s", 2, False),
     Column("load, s", 1, "load_s", 1, False),
-    Column("command to ready, s", 1, "start_s", 1, False),
+    Column("command to ready, s", None, "start_s", 1, False),
+    Column("memory, GiB", None, "pss_gib", 2, False),
 )
+NAMED = {column.name: column for column in COLUMNS}
+STREAM = Column("memory read by all cores, GB/s", 0, "stream_gb_s", 1, True)
 
 
 def render(found: dict[str, Any], *, table_only: bool = False) -> str:
@@ -45,7 +54,8 @@ def render(found: dict[str, Any], *, table_only: bool = False) -> str:
     rows: dict[tuple[str, str], Runs] = {}
     for run in quietest(found["runs"]):
         rows.setdefault((run["engine"], run["split"]), []).append(run)
-    tables = [figures(rows), "", against(rows)]
+    streams = rows.pop(("memory", "read"), [])
+    tables = [figures(rows), "", against(rows), "", goals(rows, streams, found)]
     if table_only:
         return "\n".join(tables)
     return PAGE.format(
@@ -53,6 +63,7 @@ def render(found: dict[str, Any], *, table_only: bool = False) -> str:
         figures=tables[0],
         against=tables[2],
         best=best(rows),
+        goals=tables[4],
         misses=misses(rows),
         tokens=tokens(rows),
         rounds=found["rounds"],
@@ -139,6 +150,55 @@ def best_row(
     return pick(able, key=lambda key: statistics.median(column.values(rows[key])), default=None)
 
 
+def goals(rows: dict[tuple[str, str], Runs], streams: Runs, found: dict[str, Any]) -> str:
+    """What was aimed at, and what was reached."""
+    tp2, pp2, vllm_tp2, vllm_pp2 = (OURS, "TP2"), (OURS, "PP2"), (RIVAL, "TP2"), (RIVAL, "PP2")
+    aims = [
+        *((tp2, vllm_tp2, f"decode tok/s, {n}", 1.25) for n in SEQUENCES),
+        *((pp2, vllm_pp2, f"decode tok/s, {n}", 1.6) for n in SEQUENCES[1:]),
+        (tp2, ("llama.cpp", "2 threads"), f"decode tok/s, {SEQUENCES[0]}", 1.05),
+        *(
+            (tp2, each, "prefill of one prompt, s", 1.0)
+            for each in sorted_keys(rows)
+            if each[0] != OURS
+        ),
+        (tp2, (OURS, "TP2" + WHOLE_PROMPTS), "worst gap, s", 3.0),
+        (tp2, vllm_tp2, "worst gap, s", 1.0),
+        (tp2, vllm_tp2, "memory, GiB", 1.0),
+        (pp2, (OURS, "DP2"), f"decode tok/s, {SEQUENCES[2]}", 0.85),
+    ]
+    lines = [["what", "of", "over", "wanted", "reached", ""]]
+    for mine, rival, name, wanted in aims:
+        ratio = speed(NAMED[name], rows.get(mine, []), rows.get(rival, []))
+        if ratio is not None:
+            verdict = "yes" if ratio >= wanted else "missed"
+            lines.append(
+                [name, " ".join(mine), " ".join(rival), f"{wanted:g}x", f"{ratio:.2f}x", verdict]
+            )
+    load = NAMED["load, s"].values(rows.get(tp2, []))
+    if load:
+        seconds = statistics.median(load)
+        verdict = "yes" if seconds < MOST_LOAD_S else "missed"
+        lines.append(
+            ["load", " ".join(tp2), "-", f"under {MOST_LOAD_S:g} s", f"{seconds:.1f} s", verdict]
+        )
+    rates, decodes = STREAM.values(streams), NAMED[f"decode tok/s, {SEQUENCES[0]}"]
+    if rates and (reached := decodes.values(rows.get(tp2, []))):
+        bandwidth = statistics.median(rates)
+        share = statistics.median(reached) * found["weights_gb"] / bandwidth
+        lines.append(
+            [
+                "weights read, one sequence",
+                " ".join(tp2),
+                f"what all cores read, {bandwidth:.1f} GB/s",
+                f"{LEAST_SHARE:.0%}",
+                f"{share:.0%}",
+                "yes" if share >= LEAST_SHARE else "missed",
+            ]
+        )
+    return table(lines)
+
+
 def misses(rows: dict[tuple[str, str], Runs]) -> str:
     """Where wirecut is behind the same split of vLLM, or its best split behind a peer's best."""
     pairs = [((OURS, split), (RIVAL, split), c) for split in ("TP2", "PP2") for c in COLUMNS]
@@ -176,6 +236,8 @@ def tokens(rows: dict[tuple[str, str], Runs]) -> str:
     for (engine, split), runs in rows.items():
         for run in runs:
             for result in run["results"][:1]:
+                if "first_tokens" not in result:
+                    continue
                 wrote.setdefault(tuple(result["first_tokens"]), set()).add(f"{engine} {split}")
     if len(wrote) == 1:
         return (
@@ -252,6 +314,11 @@ Median of the rounds, and in parentheses the least and the most.
   wirecut's, whose ranks import theirs within it. *Command to ready* counts from the start of the
   process and is alike for all. vLLM keeps compiled code on disk from one start to the next; it had
   been started before, so its first load on a machine takes longer than this.
+- *worst gap*: the longest that one user waits between two tokens while eight others' prompts of
+  1,024 tokens, which came right behind, are read. wirecut takes at most 256 tokens a step; *whole
+  prompts* is the same engine told to take a prompt in one step.
+- *memory*: of all processes of an engine together, what they share counted once (PSS), the most
+  that was seen.
 - TP1 runs on one core of the two. DP2 is a replica on each core: one sequence can use one of them.
 
 ## Against vLLM
@@ -263,6 +330,12 @@ How many times as fast wirecut is: above 1 it is ahead, for rates and for second
 The best that wirecut does with any split over the best of each peer:
 
 {best}
+
+## What was aimed at
+
+"Over" is by how many times wirecut is as good: for seconds and bytes, theirs over ours.
+
+{goals}
 
 ## Where wirecut is behind
 

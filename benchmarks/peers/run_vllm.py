@@ -34,8 +34,21 @@ def main() -> None:
         answers = llm.generate(asked, params, use_tqdm=False)
         return [list(answer.outputs[0].token_ids) for answer in answers]
 
+    def crowd(prompt: list[int], tokens: int, behind: list[list[int]]) -> list[float]:
+        engine, at_s = llm.llm_engine, []
+        for number, (each, count) in enumerate([(prompt, tokens), *((each, 2) for each in behind)]):
+            params = SamplingParams(temperature=0, max_tokens=count, ignore_eos=True)
+            engine.add_request(str(number), {"prompt_token_ids": each}, params)
+        while engine.has_unfinished_requests():
+            for answer in engine.step():
+                if answer.request_id.startswith("0") and len(answer.outputs[0].token_ids) > len(
+                    at_s
+                ):
+                    at_s.append(time.perf_counter())
+        return at_s
+
     versions = [f"vLLM {vllm.__version__}", f"torch {torch.__version__}"]
-    measure(run, load_s=load_s, versions=versions)
+    measure(run, load_s=load_s, versions=versions, crowd=crowd)
 
 
 if __name__ == "__main__":  # vLLM's workers import this file again
