@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from wirecut.machine import kernels, native
+from wirecut.machine import kernels, native, paged
 
 needs_products = pytest.mark.skipif(
     not hasattr(native.load(), "linear_bf16"), reason="no bf16 products in vectors here"
@@ -56,6 +56,7 @@ def test_without_the_library_torch_does_it(told: dict[str, str], tmp_path) -> No
     assert ("C kernels" in done.stderr) == ("PATH" in told)
 
 
+BLOCK = 32
 DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {
     torch.float32: {"rtol": 1e-5, "atol": 1e-5},
@@ -102,39 +103,51 @@ def test_rows_are_kept_where_they_belong(dtype: torch.dtype) -> None:
     assert torch.equal(*both(kept))
 
 
+LOOKS = pytest.mark.parametrize("look", [{}, {"window": 9}, {"cap": 2.0}, {"sinks_H": True}])
+
+
 @pytest.mark.skipif(native.load() is None, reason="no C kernels here")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 2, 64), (6, 1, 80), (3, 3, 16)])
-@pytest.mark.parametrize("look", [{}, {"window": 9}, {"cap": 2.0}, {"sinks_H": 1}])
+@LOOKS
 def test_decodes_are_softmax_over_their_blocks(
     heads: int, kv_heads: int, dim: int, look: dict, dtype: torch.dtype
 ) -> None:
-    """Sequences of unlike lengths, their blocks anywhere, and rows that belong to others."""
+    check([1, 1, 1, 1], [1, 16, 33, 70], (heads, kv_heads, dim), look, dtype)
+
+
+@needs_products
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 2, 64), (6, 1, 96), (2, 2, 32)])
+@LOOKS
+def test_prompts_and_chunks_are_softmax_over_their_blocks(
+    heads: int, kv_heads: int, dim: int, look: dict
+) -> None:
+    check([2, 16, 30, 13], [2, 16, 33, 90], (heads, kv_heads, dim), look, torch.bfloat16)
+
+
+def check(counts: list[int], lengths: list[int], shape, look: dict, dtype: torch.dtype) -> None:
+    """Sequences whose blocks lie anywhere, in rows that leave some between them to others."""
+    heads, kv_heads, dim = shape
     torch.manual_seed(heads)
-    lengths, block = [1, 16, 33, 70], 32
     blocks_NB = torch.randperm(12, dtype=torch.int32).view(4, 3)
-    cache = torch.randn(2, kv_heads, 12 * block, dim).to(dtype)
-    qkv_THD = torch.randn(6, heads + 2 * kv_heads, dim).to(dtype)
-    rows_N = torch.tensor([5, 0, 3, 1], dtype=torch.int32)
-    out_THD = torch.zeros(6, heads, dim, dtype=dtype)
+    cache = torch.randn(2, kv_heads, 12 * BLOCK, dim).to(dtype)
+    cache[:, :, blocks_NB[3, 2] * BLOCK + BLOCK - 1] = float("nan")  # a place never written
+    rows = [sum(counts[:i]) + i for i in range(4)]
+    qkv_THD = torch.randn(sum(counts) + 4, heads + 2 * kv_heads, dim).to(dtype)
+    out_THD = torch.zeros(len(qkv_THD), heads, dim, dtype=dtype)
     if "sinks_H" in look:
         look = {"sinks_H": torch.randn(heads)}
-    kernels.decode(
-        qkv_THD[:, :heads],
-        *cache,
-        out_THD,
-        rows_N=rows_N,
-        lengths_N=torch.tensor(lengths, dtype=torch.int32),
-        blocks_NB=blocks_NB,
-        block_tokens=block,
-        scale=dim**-0.5,
-        **look,
-    )
-    for row, length, blocks in zip(rows_N, lengths, blocks_NB, strict=True):
-        places = (blocks[:, None] * block + torch.arange(block)).flatten()[:length]
-        right = _attention(qkv_THD[row, :heads].double(), cache[:, :, places].double(), **look)
-        torch.testing.assert_close(out_THD[row].double(), right, **TOLERANCE[dtype])
-    assert not out_THD[[2, 4]].any()
+    numbers = (torch.tensor(each, dtype=torch.int32) for each in (rows, counts, lengths))
+    where = paged.Paged(*numbers, blocks_NB, BLOCK)
+    q_THD, prompts = qkv_THD[:, :heads], max(counts) > 1
+    paged.attend(q_THD, *cache, out_THD, where, prompts=prompts, scale=dim**-0.5, **look)
+    for row, count, length, blocks in zip(rows, counts, lengths, blocks_NB, strict=True):
+        places = (blocks[:, None] * BLOCK + torch.arange(BLOCK)).flatten()
+        for i in range(count):
+            seen = cache[:, :, places[: length - count + 1 + i]].double()
+            right = _attention(q_THD[row + i].double(), seen, **look)
+            torch.testing.assert_close(out_THD[row + i].double(), right, **TOLERANCE[dtype])
+        assert not out_THD[row + count].any()
 
 
 def _attention(q_HD, cache_2KLD, window=None, cap=None, sinks_H=None) -> torch.Tensor:

@@ -13,6 +13,8 @@ import vllm
 from protocol import measure
 from vllm import LLM, SamplingParams
 
+BEGUN = 8  # tokens that a writer has when others come
+
 
 def main() -> None:
     model, tp, pp = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -35,16 +37,23 @@ def main() -> None:
         return [list(answer.outputs[0].token_ids) for answer in answers]
 
     def crowd(prompt: list[int], tokens: int, behind: list[list[int]]) -> list[float]:
+        """The others come when the writer has begun: together with it, one step would read all."""
         engine, at_s = llm.llm_engine, []
-        for number, (each, count) in enumerate([(prompt, tokens), *((each, 2) for each in behind)]):
-            params = SamplingParams(temperature=0, max_tokens=count, ignore_eos=True)
-            engine.add_request(str(number), {"prompt_token_ids": each}, params)
+
+        def add(name: str, prompt: list[int], tokens: int) -> None:
+            params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+            engine.add_request(name, {"prompt_token_ids": prompt}, params)
+
+        add("writer", prompt, tokens)
         while engine.has_unfinished_requests():
             for answer in engine.step():
-                if answer.request_id.startswith("0") and len(answer.outputs[0].token_ids) > len(
-                    at_s
-                ):
+                is_writer = answer.request_id.startswith("writer")
+                if is_writer and len(answer.outputs[0].token_ids) > len(at_s):
                     at_s.append(time.perf_counter())
+            if behind and len(at_s) == BEGUN:
+                for number, each in enumerate(behind):
+                    add(f"other {number}", each, 2)
+                behind = []
         return at_s
 
     versions = [f"vLLM {vllm.__version__}", f"torch {torch.__version__}"]

@@ -8,12 +8,13 @@ places, X = H x the values' D.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from wirecut.engine.batch import Batch, Decodes, Sight, Span
-from wirecut.machine import kernels
+from wirecut.engine.batch import Batch, Sight, Span
+from wirecut.machine import kernels, paged
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,7 @@ def attend(
     kernels.keep(k_TKD, keys_KSD, batch.slots_T)
     kernels.keep(v_TKD, values_KSD, batch.slots_T)
     out_THD = q_THD.new_empty(*q_THD.shape[:2], values_KSD.shape[2])
-    spans, decodes = batch.spans, batch.decodes
-    if decodes and kernels.can_decode(q_THD, values_KSD, decodes.block_tokens):
-        _decode(q_THD, keys_KSD, values_KSD, out_THD, decodes, look)
-        spans = batch.longer_spans
+    spans = _in_one_call(q_THD, keys_KSD, values_KSD, out_THD, batch, look)
     for span in spans:
         sight = span.sights[look.window]
         k_KLD, v_KLD = _read(keys_KSD, span, sight), _read(values_KSD, span, sight)
@@ -81,29 +79,31 @@ def attend(
     return out_THD.flatten(1)
 
 
-def _decode(
+def _in_one_call(
     q_THD: torch.Tensor,
     keys_KSD: torch.Tensor,
     values_KSD: torch.Tensor,
     out_THD: torch.Tensor,
-    decodes: Decodes,
+    batch: Batch,
     look: Look,
-) -> None:
-    """All sequences with one row in one call."""
-    kernels.decode(
-        q_THD,
-        keys_KSD,
-        values_KSD,
-        out_THD,
-        rows_N=decodes.rows_N,
-        lengths_N=decodes.lengths_N,
-        blocks_NB=decodes.blocks_NB,
-        block_tokens=decodes.block_tokens,
-        scale=q_THD.shape[2] ** -0.5 if look.scale is None else look.scale,
-        window=look.window,
-        cap=look.cap,
-        sinks_H=None if look.sinks_H is None else look.sinks_H.float(),
-    )
+) -> tuple[Span, ...]:
+    """Serve what our own kernels take, all sequences at once; returns the spans that are left."""
+    block_tokens = batch.block_tokens
+    if not paged.takes_decodes(q_THD, values_KSD, block_tokens):
+        return batch.spans
+    look_of_kernel = {
+        "scale": q_THD.shape[2] ** -0.5 if look.scale is None else look.scale,
+        "window": look.window,
+        "cap": look.cap,
+        "sinks_H": None if look.sinks_H is None else look.sinks_H.float(),
+    }
+    serve = partial(paged.attend, q_THD, keys_KSD, values_KSD, out_THD, **look_of_kernel)
+    if batch.decodes:
+        serve(batch.decodes)
+    if not batch.prompts or not paged.takes_prompts(q_THD, values_KSD, block_tokens):
+        return batch.longer_spans
+    serve(batch.prompts, prompts=True)
+    return ()
 
 
 def _read(cache_KSD: torch.Tensor, span: Span, sight: Sight) -> torch.Tensor:

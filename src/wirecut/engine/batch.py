@@ -4,10 +4,12 @@ forward.
 Shapes: T tokens of the step, L positions that a sequence may look at.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
+from wirecut.machine.paged import Paged
 from wirecut.sched.step import Entry
 
 Windows = tuple[int | None, ...]
@@ -42,23 +44,15 @@ class Span:
     slots: int | torch.Tensor
     sights: dict[int | None, Sight]
 
-
-@dataclass(frozen=True, slots=True)
-class Decodes:
-    """The N sequences that have one row each, for a kernel that serves them together: their rows,
-    positions to look at and blocks (filled up with 0), all int32.
-    """
-
-    rows_N: torch.Tensor
-    lengths_N: torch.Tensor
-    blocks_NB: torch.Tensor
-    block_tokens: int
+    @property
+    def rows(self) -> int:
+        return self.last - self.first
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The input of one forward. `decodes` are those of `spans` that have one row, `longer_spans`
-    the others.
+    """The input of one forward. `decodes` are those of `spans` that have one row, `prompts` the
+    others, `longer_spans`.
     """
 
     tokens_T: torch.Tensor
@@ -66,7 +60,9 @@ class Batch:
     slots_T: torch.Tensor
     spans: tuple[Span, ...]
     longer_spans: tuple[Span, ...]
-    decodes: Decodes | None
+    block_tokens: int
+    decodes: Paged | None
+    prompts: Paged | None
     sampled_rows: torch.Tensor
 
     @property
@@ -105,28 +101,36 @@ def build_batch(
         spans.append(Span(first, first + count, entry.start, length, where, sights))
         if entry.samples:
             sampled.append(first + count - 1)
+    both = list(zip(entries, spans, strict=True))
     return Batch(
         tokens_T=torch.tensor(tokens, device=device),
         positions_T=torch.tensor(positions, device=device),
         slots_T=torch.tensor(slots, device=device),
         spans=tuple(spans),
-        longer_spans=tuple(span for span in spans if span.last - span.first > 1),
-        decodes=_decodes(entries, spans, block_tokens, device),
+        longer_spans=tuple(span for span in spans if span.rows > 1),
+        block_tokens=block_tokens,
+        decodes=_paged((e for e in both if e[1].rows == 1), block_tokens, device),
+        prompts=_paged((e for e in both if e[1].rows > 1), block_tokens, device),
         sampled_rows=torch.tensor(sampled, device=device, dtype=torch.int64),
     )
 
 
-def _decodes(
-    entries: tuple[Entry, ...], spans: list[Span], block_tokens: int, device: torch.device
-) -> Decodes | None:
-    ones = [(e, s) for e, s in zip(entries, spans, strict=True) if s.last - s.first == 1]
-    if not ones:
+def _paged(
+    entries: Iterable[tuple[Entry, Span]], block_tokens: int, device: torch.device
+) -> Paged | None:
+    """Sequences for a kernel that serves them together; None when there are none."""
+    entries = list(entries)
+    if not entries:
         return None
-    width = max(len(entry.blocks) for entry, _ in ones)
-    blocks = [[*entry.blocks, *[0] * (width - len(entry.blocks))] for entry, _ in ones]
-    rows, lengths = [span.first for _, span in ones], [span.length for _, span in ones]
-    numbers = (torch.tensor(x, dtype=torch.int32, device=device) for x in (rows, lengths, blocks))
-    return Decodes(*numbers, block_tokens)
+    width = max(len(entry.blocks) for entry, _ in entries)
+    blocks = [[*entry.blocks, *[0] * (width - len(entry.blocks))] for entry, _ in entries]
+    rows, counts = [s.first for _, s in entries], [s.last - s.first for _, s in entries]
+    lengths = [span.length for _, span in entries]
+    numbers = (
+        torch.tensor(each, dtype=torch.int32, device=device)
+        for each in (rows, counts, lengths, blocks)
+    )
+    return Paged(*numbers, block_tokens)
 
 
 def _places(blocks: tuple[int, ...], length: int, block_tokens: int) -> int | list[int]:

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from wirecut.fabric.probing import Arithmetic
 from wirecut.facts import fact
-from wirecut.machine import kernels
+from wirecut.machine import kernels, paged
 from wirecut.machine.kernels import Operations, PackedLinear
+from wirecut.machine.paged import Paged
 from wirecut.units import GIB, MIB
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -168,56 +170,51 @@ def _matrices(bench: Bench, dtype: str, working_set: int, found: Found) -> None:
 
 
 def _attention(bench: Bench, found: Found) -> None:
-    """One sequence's attention, as the engine calls it: a decode's one query, with the heads that
-    share a key head as its rows; a prompt's many, with key heads as the batch.
-    """
+    """One sequence's attention, as the engine calls it: a decode's one query, a prompt's many."""
     kv_width = KV_HEADS * HEAD_DIM
     for queries, keys in ATTENTION:
-        q = bench.random(KV_HEADS, SHARING, queries, HEAD_DIM, dtype=torch.bfloat16)
+        q = bench.random(queries, KV_HEADS * SHARING, HEAD_DIM, dtype=torch.bfloat16)
         k = bench.random(KV_HEADS, keys, HEAD_DIM, dtype=torch.bfloat16)
-        if queries == 1:
-            once = partial(_Decode(keys, bench.device), q.view(1, -1, HEAD_DIM), k)
-        else:
-            once = partial(_causal, q, k)
+        once = partial(_Attend(queries, keys, bench.device), q, k)
         bench.barrier()
         seconds = bench.seconds(once)
         found.attention.append(("bf16", queries, keys, SHARING * kv_width, kv_width, seconds))
 
 
-def _causal(q_KGTD: torch.Tensor, k_KLD: torch.Tensor) -> torch.Tensor:
-    k_KGLD = k_KLD[:, None].expand(-1, q_KGTD.shape[1], -1, -1)
-    return torch.nn.functional.scaled_dot_product_attention(q_KGTD, k_KGLD, k_KGLD, is_causal=True)
+class _Attend:
+    """The last `count` rows of a sequence over the first `length` places of a cache, as the engine
+    computes it.
+    """
 
-
-class _Decode:
-    """One query over a sequence's first `length` places of a cache, as the engine computes it."""
-
-    def __init__(self, length: int, device: torch.device) -> None:
-        self._length = length
+    def __init__(self, count: int, length: int, device: torch.device) -> None:
+        self._count, self._length = count, length
         numbers = {"dtype": torch.int32, "device": device}
-        self._rows, self._lengths = torch.zeros(1, **numbers), torch.tensor([length], **numbers)
-        self._blocks = torch.arange(-(-length // BLOCK), **numbers)[None]
+        self._where = Paged(
+            torch.zeros(1, **numbers),
+            torch.tensor([count], **numbers),
+            torch.tensor([length], **numbers),
+            torch.arange(-(-length // BLOCK), **numbers)[None],
+            BLOCK,
+        )
 
-    def __call__(self, q_1HD: torch.Tensor, cache_KSD: torch.Tensor) -> torch.Tensor:
-        (_, heads, dim), out_1HD = q_1HD.shape, q_1HD.new_empty(q_1HD.shape)
-        if kernels.can_decode(q_1HD, cache_KSD, BLOCK):
-            kernels.decode(
-                q_1HD,
-                cache_KSD,
-                cache_KSD,
-                out_1HD,
-                rows_N=self._rows,
-                lengths_N=self._lengths,
-                blocks_NB=self._blocks,
-                block_tokens=BLOCK,
-                scale=dim**-0.5,
-            )
-            return out_1HD
-        seen = cache_KSD[None, :, 0 : self._length]
-        q_1KGD = q_1HD.view(1, len(cache_KSD), -1, dim)
-        mixed = torch.nn.functional.scaled_dot_product_attention(q_1KGD, seen, seen)
-        out_1HD[0:1] = mixed.view(1, heads, dim)
-        return out_1HD
+    def __call__(self, q_THD: torch.Tensor, cache_KSD: torch.Tensor) -> torch.Tensor:
+        (rows, heads, dim), many = q_THD.shape, self._count > 1
+        out_THD = q_THD.new_empty(q_THD.shape)
+        takes = paged.takes_prompts if many else paged.takes_decodes
+        if takes(q_THD, cache_KSD, BLOCK):
+            where, scale = self._where, dim**-0.5
+            paged.attend(q_THD, cache_KSD, cache_KSD, out_THD, where, prompts=many, scale=scale)
+            return out_THD
+        seen_KLD, kv_heads = cache_KSD[:, 0 : self._length], len(cache_KSD)
+        if many:
+            q_KGTD = q_THD.view(rows, kv_heads, -1, dim).permute(1, 2, 0, 3)
+            seen_KGLD = seen_KLD[:, None].expand(-1, heads // kv_heads, -1, -1)
+            mixed_KGTD = scaled_dot_product_attention(q_KGTD, seen_KGLD, seen_KGLD, is_causal=True)
+            return mixed_KGTD.permute(2, 0, 1, 3).reshape(rows, heads, dim)
+        q_1KGD, seen_1KLD = q_THD.view(1, kv_heads, -1, dim), seen_KLD[None]
+        mixed = scaled_dot_product_attention(q_1KGD, seen_1KLD, seen_1KLD)
+        out_THD[0:1] = mixed.view(1, heads, dim)
+        return out_THD
 
 
 def _launch(bench: Bench, found: Found) -> None:
@@ -264,7 +261,7 @@ def _small_layer(device: torch.device) -> Callable[[], object]:
         PackedLinear(torch.ones(rows, width, **here)) for rows in (768, 256, 512, 256)
     )
     cache, place = torch.zeros(heads, BLOCK, dim, **here), torch.tensor([3], device=device)
-    turn, decode = torch.ones(1, dim, **here), _Decode(20, device)
+    turn, attend = torch.ones(1, dim, **here), _Attend(1, 20, device)
 
     def layer() -> torch.Tensor:
         h = kernels.rms_norm(x, norm, 1e-5)
@@ -272,7 +269,7 @@ def _small_layer(device: torch.device) -> Callable[[], object]:
         qk = kernels.rotate(qkv[:, : 2 * heads], turn, turn)
         kernels.keep(qk[:, heads:], cache, place)
         kernels.keep(qkv[:, 2 * heads :], cache, place)
-        mixed = decode(qk[:, :heads], cache)
+        mixed = attend(qk[:, :heads], cache)
         y = x + out(mixed.flatten(1))
         h = kernels.rms_norm(y, norm, 1e-5)
         return y + down(kernels.swiglu(wide(h)))

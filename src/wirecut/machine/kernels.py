@@ -16,11 +16,11 @@ from wirecut.machine import native
 PACKS = (torch.bfloat16, torch.float32)
 VIEW_SHARE = 0.25  # of an operation; a view moves no data (1.7 us where a layer's mean is 7)
 PANEL = 32  # outputs that stand together in a weight, as c/products.c has it
-LANES, MOST_BLOCK = 16, 64  # as c/numbers.h and c/attention.c have them
+LANES = 16  # as c/numbers.h has it
 
 _native = native.load()
 _ours = _native is not None  # whether our own kernels are in use
-_has_products = hasattr(_native, "linear_bf16")
+HAS_PRODUCTS = hasattr(_native, "linear_bf16")
 
 
 class PackedLinear:
@@ -31,7 +31,7 @@ class PackedLinear:
         self._outs, self._ins = weight_OI.shape
         self._bias = bias_O
         on_cpu = weight_OI.device.type == "cpu"
-        if on_cpu and _has_products and weight_OI.dtype == torch.bfloat16 and self._ins % 2 == 0:
+        if on_cpu and HAS_PRODUCTS and weight_OI.dtype == torch.bfloat16 and self._ins % 2 == 0:
             self._weight, self._product = _panels(weight_OI), self._by_panels
         elif on_cpu and weight_OI.dtype in PACKS and torch.backends.mkldnn.is_available():
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous())
@@ -74,7 +74,7 @@ def _panels(weight_OI: torch.Tensor) -> torch.Tensor:
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """x / rms(x) * weight over the last dim."""
     width = x.shape[-1]
-    if not (_fits(x, width) and x.is_contiguous() and weight.dtype == x.dtype):
+    if not (fits(x, width) and x.is_contiguous() and weight.dtype == x.dtype):
         return torch.nn.functional.rms_norm(x, weight.shape, weight, eps)
     out = torch.empty_like(x)
     rows = x.numel() // width
@@ -89,7 +89,7 @@ def rotate(x_THD: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor) -> t
     """
     (rows, heads, head_dim), width = x_THD.shape, cos_TD.shape[-1]
     inside = x_THD.stride()[1:] == (head_dim, 1) and cos_TD.is_contiguous()
-    if not (_fits(x_THD, width // 2) and inside and cos_TD.dtype == x_THD.dtype):
+    if not (fits(x_THD, width // 2) and inside and cos_TD.dtype == x_THD.dtype):
         return _rotate_by_torch(x_THD, cos_TD[:, None], sin_TD[:, None])
     at = x_THD.data_ptr(), cos_TD.data_ptr(), sin_TD.data_ptr()
     sizes = rows, x_THD.stride(0), heads, head_dim, width
@@ -110,7 +110,7 @@ def _rotate_by_torch(
 def swiglu(gate_up_TF: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up, where each row is its gate and then its up: (T, 2 F) to (T, F)."""
     rows, width = gate_up_TF.shape[0], gate_up_TF.shape[1] // 2
-    if not (_fits(gate_up_TF, width) and gate_up_TF.is_contiguous()):
+    if not (fits(gate_up_TF, width) and gate_up_TF.is_contiguous()):
         gate_TF, up_TF = gate_up_TF.chunk(2, dim=1)
         return torch.nn.functional.silu(gate_TF).mul_(up_TF)
     out_TF = gate_up_TF.new_empty(rows, width)
@@ -123,7 +123,7 @@ def keep(x_TKD: torch.Tensor, cache_KSD: torch.Tensor, slots_T: torch.Tensor) ->
     """Put each row's heads at its slot of the cache."""
     rows, heads, width = x_TKD.shape
     inside = x_TKD.stride()[1:] == (width, 1) and cache_KSD.is_contiguous()
-    if not (inside and _fits(x_TKD, LANES)):
+    if not (inside and fits(x_TKD, LANES)):
         cache_KSD.index_copy_(1, slots_T, x_TKD.transpose(0, 1))
         return
     at = x_TKD.data_ptr(), cache_KSD.data_ptr(), slots_T.data_ptr()
@@ -131,49 +131,7 @@ def keep(x_TKD: torch.Tensor, cache_KSD: torch.Tensor, slots_T: torch.Tensor) ->
     _native.keep(*at, *sizes, x_TKD.dtype == torch.bfloat16)
 
 
-def can_decode(q_THD: torch.Tensor, values_KSD: torch.Tensor, block_tokens: int) -> bool:
-    """Whether `decode` serves queries and caches like these."""
-    head_dim = q_THD.shape[2]
-    return (
-        _fits(q_THD, head_dim)
-        and values_KSD.shape[2] == head_dim
-        and values_KSD.is_contiguous()
-        and block_tokens % LANES == 0
-        and block_tokens <= MOST_BLOCK
-    )
-
-
-def decode(
-    q_THD: torch.Tensor,
-    keys_KSD: torch.Tensor,
-    values_KSD: torch.Tensor,
-    out_THD: torch.Tensor,
-    *,
-    rows_N: torch.Tensor,
-    lengths_N: torch.Tensor,
-    blocks_NB: torch.Tensor,
-    block_tokens: int,
-    scale: float,
-    window: int | None = None,
-    cap: float | None = None,
-    sinks_H: torch.Tensor | None = None,
-) -> None:
-    """Attention of N sequences that have one row each, `rows_N` of q and out, and `lengths_N`
-    positions, in blocks `blocks_NB` of the cache (all int32). `sinks_H` is fp32.
-    """
-    (_, heads, head_dim), (kv_heads, places, _) = q_THD.shape, keys_KSD.shape
-    assert q_THD.stride()[1:] == (head_dim, 1), q_THD.stride()
-    told = native.Attention(
-        *(each.data_ptr() for each in (q_THD, keys_KSD, values_KSD, out_THD)),
-        *(each.data_ptr() for each in (blocks_NB, lengths_N, rows_N)),
-        None if sinks_H is None else sinks_H.data_ptr(),
-        *(*blocks_NB.shape, heads, kv_heads, head_dim, places, block_tokens),
-        *(window or 0, q_THD.stride(0), scale, cap or 0.0),
-    )
-    _native.decode_attention(told, q_THD.dtype == torch.bfloat16)
-
-
-def _fits(x: torch.Tensor, width: int) -> bool:
+def fits(x: torch.Tensor, width: int) -> bool:
     """Whether our own kernels take `x`, whose rows are worked on `width` elements at a time."""
     return _ours and width % LANES == 0 and x.is_cpu and x.dtype in PACKS
 

@@ -26,7 +26,7 @@ _at, _int, _long, _float = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.
 
 
 class Attention(ctypes.Structure):
-    """What `decode_attention` is told; see c/attention.c."""
+    """What attention is asked; see c/attention.h."""
 
     _fields_ = (
         *((name, _at) for name in ("queries", "keys", "values", "out")),
@@ -46,6 +46,7 @@ ARGUMENTS = {
     "silu_gate": (_at, _at, _long, _long, _int),
 }
 PRODUCTS = {  # where the processor multiplies bf16 in vectors
+    "prompt_attention": (ctypes.POINTER(Attention), _at),
     "pack_bf16": (_at, _at, _long, _long),
     "linear_bf16": (_at, _at, _at, _at, _long, _long, _long),
 }

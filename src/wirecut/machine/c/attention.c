@@ -1,24 +1,13 @@
 // Attention of sequences that each have one row in the step: a decode over the paged cache.
 //
-// Keys and values are (kv_heads, places, head_dim); position p of a sequence lies at place
-// blocks[p / block] * block + p % block. The softmax runs along: `top` is the greatest score so far,
-// `sum` and `mixed` are relative to it (Milakov and Gimelshein 2018).
+// The softmax runs along: `top` is the greatest score so far, `sum` and `mixed` are relative to it
+// (Milakov and Gimelshein 2018).
 
 #include <math.h>
 
-#include "numbers.h"
+#include "attention.h"
 
-enum { MOST_BLOCK = 64, MOST_MIXED = 8192 };
-
-typedef struct {
-    const void *queries, *keys, *values;
-    void *out;
-    const int32_t *blocks, *lengths, *rows;
-    const float *sinks;  // a score per head that takes its share and adds nothing; or none
-    long sequences, blocks_each, heads, kv_heads, head_dim, places, block, window;
-    long query_stride;  // elements from one row to the next
-    float scale, cap;   // `cap`: scores s become cap * tanh(s / cap); 0: as they are
-} Attention;
+enum { MOST_BLOCK = 64 };
 
 // Ask for 16 positions before they are needed.
 INLINE void fetch(const Attention *a, const void *rows, long from, int bf16)
@@ -53,10 +42,7 @@ INLINE void score(const Attention *a, const vec *query, const void *keys, long t
             for (long d = 0; d < a->head_dim / LANES; d++)
                 dots[i] += query[d] * load(keys, (j + i) * a->head_dim + d * LANES, bf16);
         }
-        scores[j / LANES] = sums_of(dots);
-        if (a->cap > 0)
-            for (long i = 0; i < LANES; i++)
-                scores[j / LANES][i] = a->cap * tanhf(scores[j / LANES][i] / a->cap);
+        scores[j / LANES] = bend(sums_of(dots), a->cap);
     }
 }
 
