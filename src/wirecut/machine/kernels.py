@@ -72,9 +72,11 @@ def _panels(weight_OI: torch.Tensor) -> torch.Tensor:
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """x / rms(x) * weight over the last dim."""
+    """x / rms(x) * weight over the last dim, computed in the weight's dtype."""
     width = x.shape[-1]
-    if not (fits(x, width) and x.is_contiguous() and weight.dtype == x.dtype):
+    if weight.dtype != x.dtype:
+        return rms_norm(x.to(weight.dtype), weight, eps).to(x.dtype)
+    if not (fits(x, width) and x.is_contiguous()):
         return torch.nn.functional.rms_norm(x, weight.shape, weight, eps)
     out = torch.empty_like(x)
     rows = x.numel() // width

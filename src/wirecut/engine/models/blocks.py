@@ -41,7 +41,7 @@ class Norm:
     eps: float
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return kernels.rms_norm(x.to(self.weight.dtype), self.weight, self.eps).to(x.dtype)
+        return kernels.rms_norm(x, self.weight, self.eps)
 
 
 @dataclass(frozen=True, slots=True)
