@@ -39,6 +39,7 @@ class Attention(ctypes.Structure):
 
 
 ARGUMENTS = {
+    "all_reduce": (_at, _at, _at, _long, _long, _long, _long, _long, _int),
     "decode_attention": (ctypes.POINTER(Attention), _int),
     "keep": (_at, _at, _at, _long, _long, _long, _long, _long, _int),
     "rms_norm": (_at, _at, _at, _long, _long, _float, _int),
@@ -65,7 +66,7 @@ def load() -> ctypes.CDLL | None:
     for name, arguments in (ARGUMENTS | PRODUCTS).items():
         if name in ARGUMENTS or hasattr(library, name):
             function = getattr(library, name)
-            function.argtypes, function.restype = arguments, None
+            function.argtypes, function.restype = arguments, _long
     return library
 
 

@@ -10,6 +10,7 @@ says "I am here" by storing a rising number in its own cache line after storing 
 keeps that order of stores; elsewhere (`ranks.stores_are_ordered`) sockets are used.
 """
 
+import ctypes
 import mmap
 import os
 import time
@@ -18,9 +19,11 @@ from collections.abc import Sequence
 import torch
 
 from wirecut.errors import RankFailed
+from wirecut.machine import kernels, native
 
 CACHE_LINE = 64
 SPINS = 20_000  # about a millisecond of looking before the core is given away
+NATIVE_SPINS = 30_000  # the same, in C
 NAP_S = 50e-6
 TWO_SHOT_BYTES = 256 * 1024  # from here on, more than two ranks share the adding
 DEADLINE_S = 60.0
@@ -36,6 +39,10 @@ class Arena:
         self.used = 0
         self._view = None if shared is None else memoryview(shared)
         self._clear = clear
+
+    @property
+    def has_memory(self) -> bool:
+        return self._view is not None
 
     def data(self, num_bytes: int) -> memoryview:
         """`num_bytes` of shared memory."""
@@ -102,6 +109,12 @@ class ShmGroup:
         self._slots = [[arena.data(slot_bytes) for _ in range(2)] for _ in range(size)]
         self._round = 0
         self._views: dict[tuple[int, int, torch.dtype], list[torch.Tensor]] = {}
+        self._native = native.load() if arena.has_memory else None
+        if self._native:
+            self._flags_at = _addresses(self._flags)
+            self._slots_at = [
+                _addresses([slots[parity] for slots in self._slots]) for parity in (0, 1)
+            ]
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """Sum `x` over the group, in place, the same bits on every rank. Any shape; contiguous."""
@@ -210,7 +223,22 @@ class ShmGroup:
         self._await("barrier")
 
     def _one_shot(self, flat: torch.Tensor) -> None:
+        if self._native and kernels.fits(flat, flat.numel()):
+            self._sum_natively(flat)
+            return
         _sum(self._exchange(flat, "all-reduce"), out=flat)
+
+    def _sum_natively(self, flat: torch.Tensor) -> None:
+        """The same round in one call, which says who is late."""
+        self._round += 1
+        asked = (
+            *(flat.data_ptr(), self._slots_at[self._round & 1], self._flags_at, self.rank),
+            *(self.size, self._round, flat.numel(), 0 if self._crowded else NATIVE_SPINS),
+            flat.dtype == torch.bfloat16,
+        )
+        while late := self._native.all_reduce(*asked):
+            posted = self._flags[self.rank][0] == self._round
+            self._wait_for(late - 1, self._round if posted else self._round - 1, "all-reduce")
 
     def _two_shot(self, flat: torch.Tensor) -> None:
         count = flat.numel()
@@ -255,13 +283,22 @@ class ShmGroup:
         """Return once every rank of the group has posted this round."""
         for peer, flag in enumerate(self._flags):
             if flag[0] < self._round:
-                wait_until(
-                    flag,
-                    self._round,
-                    crowded=self._crowded,
-                    deadline_s=self.deadline_s,
-                    who=f"rank {self._members[peer]} ({self._name}: {what} number {self._round})",
-                )
+                self._wait_for(peer, self._round, what)
+
+    def _wait_for(self, peer: int, number: int, what: str) -> None:
+        wait_until(
+            self._flags[peer],
+            number,
+            crowded=self._crowded,
+            deadline_s=self.deadline_s,
+            who=f"rank {self._members[peer]} ({self._name}: {what} number {self._round})",
+        )
+
+
+def _addresses(places: Sequence[memoryview]) -> ctypes.Array[ctypes.c_void_p]:
+    """Where pieces of memory lie, for a kernel of ours."""
+    at = [ctypes.addressof(ctypes.c_char.from_buffer(place.cast("B"))) for place in places]
+    return (ctypes.c_void_p * len(at))(*at)
 
 
 def bytes_of(x: torch.Tensor) -> torch.Tensor:
