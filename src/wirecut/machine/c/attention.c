@@ -9,12 +9,12 @@
 
 enum { MOST_BLOCK = 64 };
 
-// Ask for 16 positions before they are needed.
+// Have 16 positions in the second cache before they are needed: they would flood the first.
 INLINE void fetch(const Attention *a, const void *rows, long from, int bf16)
 {
     const char *bytes = at(rows, from * a->head_dim, bf16);
     for (long i = 0; i < LANES * a->head_dim * (bf16 ? 2 : 4); i += 64)
-        __builtin_prefetch(bytes + i);
+        __builtin_prefetch(bytes + i, 0, 2);
 }
 
 // Where block `b` of a sequence begins in the keys (or values) of head `k`, counted in elements. One
