@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -27,6 +28,7 @@ from wirecut.layout.stages import Room, Stages, cut_stages
 from wirecut.planner.cutting import cut_for
 from wirecut.planner.place import every_placement, place, placements
 from wirecut.planner.plan import plan
+from wirecut.planner.sharing import shares_for
 from wirecut.planner.space import all_layouts, has_experts
 from wirecut.spec.find import find_model
 from wirecut.spec.model import ModelSpec
@@ -46,14 +48,31 @@ def brute_force(pricing: Pricing, traffic: Traffic, goal: str) -> float:
     for layout in all_layouts(len(ids), experts=has_experts(pricing.spec)):
         if why_not(pricing.spec, layout, len(ids), pricing.engine.rules):
             continue
-        for devices in itertools.permutations(ids, layout.world_size):
-            cut = partial(cut_for, pricing, layout, devices, context=context, sequences=at_once)
+        for devices, shares in dealt(pricing, layout, ids):
+            cut = partial(
+                cut_for,
+                pricing,
+                layout,
+                devices,
+                context=context,
+                sequences=at_once,
+                shares=shares,
+            )
             one = estimate(pricing, cut(), traffic)
             if not isinstance(one, Estimate):  # then by memory alone
                 one = estimate(pricing, cut(slack=math.inf), traffic)
             if isinstance(one, Estimate):
                 found.append(score(one, traffic, goal))
     return min(found)
+
+
+def dealt(
+    pricing: Pricing, layout: Layout, ids: range
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Every placement, its ranks alike and, where devices are not, with shares by their speed."""
+    for devices in itertools.permutations(ids, layout.world_size):
+        for shares in {(), shares_for(pricing, layout, devices)}:
+            yield devices, shares
 
 
 def check(spec: ModelSpec, fabric: Fabric, traffic: Traffic, goal: str, engine: str) -> None:
