@@ -61,7 +61,9 @@ def load() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(_compiled()))
     except (OSError, subprocess.SubprocessError) as error:
-        print(f"wirecut: its C kernels cannot be used, torch's are ({error})", file=sys.stderr)
+        why = getattr(error, "stderr", None) or str(error).encode()
+        said = why.decode(errors="replace").strip().partition("\n")[0]
+        print(f"wirecut: its C kernels cannot be used, torch's are ({said})", file=sys.stderr)
         return None
     for name, arguments in (ARGUMENTS | PRODUCTS).items():
         if name in ARGUMENTS or hasattr(library, name):
