@@ -22,8 +22,8 @@ class Steps:
     """What a step costs beside its products, attention and wires.
 
     In launches of one small operation, which take the device's `launch_s`: `ops_per_layer` (norms,
-    projections, rotary, cache write, activation, additions), `ops_per_sequence_layer` (attention on
-    CPU cores is one call per sequence, and its slicing), `step_ops` once per step before the first
+    projections, rotary, cache write, activation, additions), `ops_per_sequence_layer` (where
+    attention on CPU cores is one call per sequence), `step_ops` once per step before the first
     stage, `stage_ops` on each later stage, `ops_per_sequence` (sampling and commit) on the last
     stage, `request_ops` once per request.
 
@@ -130,8 +130,7 @@ WIRECUT = EngineProfile(
     name="wirecut",
     rules=OWN_ENGINE,
     steps=Steps(
-        ops_per_layer=18,
-        ops_per_sequence_layer=4,
+        ops_per_layer=22,
         step_ops=40,
         stage_ops=40,
         ops_per_sequence=2,

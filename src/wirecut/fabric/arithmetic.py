@@ -27,6 +27,7 @@ COLD_BYTES, COLD_ROUNDS = 96 * MIB, 12
 POINT_S = 0.04  # what a repeated measurement may take
 CROWDED_POINT_S = 0.08  # many turns of some milliseconds that the kernel gives each rank
 KV_HEADS, SHARING, HEAD_DIM = 4, 2, 64  # of the attention that is timed: 8 query heads
+DECODES = 8  # sequences that are decoded together
 BLOCK = 32  # places of a cache's block
 ALONE_ROWS = (1, 8, 64)  # of products that are timed alone too
 ATTENTION = ((1, 256), (1, 1024), (128, 128), (512, 512))  # queries, keys
@@ -170,51 +171,66 @@ def _matrices(bench: Bench, dtype: str, working_set: int, found: Found) -> None:
 
 
 def _attention(bench: Bench, found: Found) -> None:
-    """One sequence's attention, as the engine calls it: a decode's one query, a prompt's many."""
+    """One sequence's attention, as the engine calls it: a decode's one query, some sequences at
+    once, or a prompt's many.
+    """
     kv_width = KV_HEADS * HEAD_DIM
     for queries, keys in ATTENTION:
-        q = bench.random(queries, KV_HEADS * SHARING, HEAD_DIM, dtype=torch.bfloat16)
-        k = bench.random(KV_HEADS, keys, HEAD_DIM, dtype=torch.bfloat16)
-        once = partial(_Attend(queries, keys, bench.device), q, k)
+        together = DECODES if queries == 1 else 1
+        rows, places = together * queries, together * keys
+        q = bench.random(rows, KV_HEADS * SHARING, HEAD_DIM, dtype=torch.bfloat16)
+        k = bench.random(KV_HEADS, places, HEAD_DIM, dtype=torch.bfloat16)
+        attend = _Attend(queries, keys, bench.device, sequences=together)
         bench.barrier()
-        seconds = bench.seconds(once)
+        seconds = bench.seconds(partial(attend, q, k)) / together
         found.attention.append(("bf16", queries, keys, SHARING * kv_width, kv_width, seconds))
 
 
 class _Attend:
-    """The last `count` rows of a sequence over the first `length` places of a cache, as the engine
-    computes it.
+    """The last `count` rows of each of some sequences, which have `length` places of a cache one
+    after the other, as the engine computes them.
     """
 
-    def __init__(self, count: int, length: int, device: torch.device) -> None:
-        self._count, self._length = count, length
+    def __init__(
+        self, count: int, length: int, device: torch.device, *, sequences: int = 1
+    ) -> None:
+        self._count, self._length, self._sequences = count, length, sequences
+        blocks = -(-length // BLOCK)
         numbers = {"dtype": torch.int32, "device": device}
         self._where = Paged(
-            torch.zeros(1, **numbers),
-            torch.tensor([count], **numbers),
-            torch.tensor([length], **numbers),
-            torch.arange(-(-length // BLOCK), **numbers)[None],
+            torch.arange(sequences, **numbers) * count,
+            torch.full((sequences,), count, **numbers),
+            torch.full((sequences,), length, **numbers),
+            torch.arange(sequences * blocks, **numbers).view(sequences, blocks),
             BLOCK,
         )
 
     def __call__(self, q_THD: torch.Tensor, cache_KSD: torch.Tensor) -> torch.Tensor:
-        (rows, heads, dim), many = q_THD.shape, self._count > 1
-        out_THD = q_THD.new_empty(q_THD.shape)
+        out_THD, many = q_THD.new_empty(q_THD.shape), self._count > 1
         takes = paged.takes_prompts if many else paged.takes_decodes
         if takes(q_THD, cache_KSD, BLOCK):
-            where, scale = self._where, dim**-0.5
+            where, scale = self._where, q_THD.shape[2] ** -0.5
             paged.attend(q_THD, cache_KSD, cache_KSD, out_THD, where, prompts=many, scale=scale)
             return out_THD
-        seen_KLD, kv_heads = cache_KSD[:, 0 : self._length], len(cache_KSD)
-        if many:
-            q_KGTD = q_THD.view(rows, kv_heads, -1, dim).permute(1, 2, 0, 3)
-            seen_KGLD = seen_KLD[:, None].expand(-1, heads // kv_heads, -1, -1)
-            mixed_KGTD = scaled_dot_product_attention(q_KGTD, seen_KGLD, seen_KGLD, is_causal=True)
-            return mixed_KGTD.permute(2, 0, 1, 3).reshape(rows, heads, dim)
-        q_1KGD, seen_1KLD = q_THD.view(1, kv_heads, -1, dim), seen_KLD[None]
-        mixed = scaled_dot_product_attention(q_1KGD, seen_1KLD, seen_1KLD)
-        out_THD[0:1] = mixed.view(1, heads, dim)
+        stretch = self._where.blocks_NB.shape[1] * BLOCK
+        for number in range(self._sequences):
+            rows = slice(number * self._count, (number + 1) * self._count)
+            seen_KLD = cache_KSD[:, number * stretch : number * stretch + self._length]
+            out_THD[rows] = _by_torch(q_THD[rows], seen_KLD)
         return out_THD
+
+
+def _by_torch(q_THD: torch.Tensor, seen_KLD: torch.Tensor) -> torch.Tensor:
+    """A decode's heads that share a key head are its rows; a prompt's key heads are the batch."""
+    (rows, heads, dim), kv_heads = q_THD.shape, len(seen_KLD)
+    if rows == 1:
+        seen_1KLD = seen_KLD[None]
+        mixed = scaled_dot_product_attention(q_THD.view(1, kv_heads, -1, dim), seen_1KLD, seen_1KLD)
+        return mixed.view(1, heads, dim)
+    q_KGTD = q_THD.view(rows, kv_heads, -1, dim).permute(1, 2, 0, 3)
+    seen_KGLD = seen_KLD[:, None].expand(-1, heads // kv_heads, -1, -1)
+    mixed_KGTD = scaled_dot_product_attention(q_KGTD, seen_KGLD, seen_KGLD, is_causal=True)
+    return mixed_KGTD.permute(2, 0, 1, 3).reshape(rows, heads, dim)
 
 
 def _launch(bench: Bench, found: Found) -> None:
