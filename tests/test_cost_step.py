@@ -115,13 +115,11 @@ def test_a_full_pipeline_waits_for_its_slowest_stage():
 
 
 def test_launches_are_counted_from_the_profile():
-    steps = Steps(
-        ops_per_layer=5, ops_per_sequence_layer=3, step_ops=7, ops_per_sequence=2, request_ops=9
-    )
+    steps = Steps(ops_per_layer=5, step_ops=7, ops_per_sequence=2, request_ops=9)
     engine, wires = replace(BARE, steps=steps), fabric(1, launch_s=US)
     one = priced("tp1", Traffic(100, 1000, concurrency=4), wires=wires, engine=engine)
     terms = terms_of(one, "decode")
-    assert terms["launches"] == pytest.approx(4 * (5 + 3 * 4) * US)
+    assert terms["launches"] == pytest.approx(4 * 5 * US)
     assert terms["step"] == pytest.approx((7 + 2 * 4) * US)
     assert terms_of(one, "prefill")["request"] == pytest.approx(9 * US)
 

@@ -22,10 +22,9 @@ class Steps:
     """What a step costs beside its products, attention and wires.
 
     In launches of one small operation, which take the device's `launch_s`: `ops_per_layer` (norms,
-    projections, rotary, cache write, activation, additions), `ops_per_sequence_layer` (where
-    attention on CPU cores is one call per sequence), `step_ops` once per step before the first
-    stage, `stage_ops` on each later stage, `ops_per_sequence` (sampling and commit) on the last
-    stage, `request_ops` once per request.
+    projections, rotary, cache write, activation, additions), `step_ops` once per step before the
+    first stage, `stage_ops` on each later stage, `ops_per_sequence` (sampling and commit) on the
+    last stage, `request_ops` once per request.
 
     In seconds of the host that the device waits for: `host_s` per step, `sequence_s` per sequence
     in it, `request_s` once per request before its first token. `graphs`: decode steps run as one
@@ -36,7 +35,6 @@ class Steps:
     """
 
     ops_per_layer: int = 0
-    ops_per_sequence_layer: int = 0
     step_ops: int = 0
     stage_ops: int = 0
     ops_per_sequence: int = 0

@@ -156,8 +156,7 @@ def _launches(replica: Replica, stage: Stage, batch: Batch, device_s: float) -> 
     """
     steps, rate = replica.pricing.engine.steps, stage.rate
     if not stage.device.kind.startswith("gpu"):
-        ops = steps.ops_per_layer + steps.ops_per_sequence_layer * batch.sequences
-        return stage.layers * ops * rate.launch_s(batch.busy)
+        return stage.layers * steps.ops_per_layer * rate.launch_s(batch.busy)
     if steps.graphs and not batch.chunk:
         return 0.0
     routed = sum(count for work, count in stage.works if work.routed)

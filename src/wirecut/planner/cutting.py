@@ -112,14 +112,18 @@ def _stages(
     fit = max(0.0, free / max(1.0, sum(request)))
     rows = math.ceil(max(1.0, min(running, fit)) / layout.pp)
     streamed = _streamed(sizes, layout, rows, context)
-    ops = steps.ops_per_layer + rows * steps.ops_per_sequence_layer
     mean = sum(streamed) / len(streamed)
-    each = [mean / one.bytes_per_s + ops * one.launch_s for one in on]  # seconds of a mean layer
+    each = [
+        mean / one.bytes_per_s + steps.ops_per_layer * one.launch_s for one in on
+    ]  # seconds of a mean layer
     fastest = on[each.index(min(each))]
     head = max(one.head.weight_bytes for one in sizes)
     return _cut(
         _relative(
-            [one / fastest.bytes_per_s + ops * fastest.launch_s for one in streamed],
+            [
+                one / fastest.bytes_per_s + steps.ops_per_layer * fastest.launch_s
+                for one in streamed
+            ],
             max(0.0, (steps.step_ops - steps.stage_ops) * fastest.launch_s),
             head / fastest.bytes_per_s + rows * steps.ops_per_sequence * fastest.launch_s,
         ),
