@@ -12,7 +12,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # pip compiles what it copies, not what it links to, and where bytecode may not be written every start would compile again; the C kernels are compiled here too.
 COMPILE = $(BIN)/python -m compileall -q src && $(BIN)/python -c 'import torch; from wirecut.machine import native; native.load()'
 
-.PHONY: demo test check format bench-peers clean
+.PHONY: demo test check format matrix bench-peers clean
 
 demo: .venv/engine.stamp  ## probe, plan, generate, and predicted beside measured
 	$(BIN)/python examples/demo.py
@@ -29,6 +29,10 @@ check: .venv/dev.stamp  ## style, import order and types
 format: .venv/dev.stamp
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+matrix: .venv/dev.stamp  ## every architecture and cut against transformers: docs/matrix.md
+	@mkdir -p build
+	$(BIN)/python tests/matrix.py $(ARGS) > build/matrix.md && mv build/matrix.md docs/matrix.md
 
 # wirecut beside its peers on one model. benchmarks/peers/README.md says how their environments are made.
 PEERS ?= build/peers

@@ -1,17 +1,14 @@
-"""Greedy tokens of the engine against transformers' `generate`, in float32, layout by layout.
+"""Greedy tokens and logits of the engine against transformers' `generate`, in float32.
 
-    python tests/parity.py > benchmarks/parity.md      # every cell, as a table
+    theirs = reference(folder)
+    run_cell(theirs, Layout(tp=2, pp=2), limits=limits)
 
-Eight prompts of mixed length are served together under a token budget that cuts the longer ones
-into chunks.
+`tests/matrix.py` runs what this compares, architecture by architecture and cut by cut.
 """
 
 import random
-import sys
-import tempfile
 import time
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from models import write_model
 from wirecut.bench.run import formula_of
 from wirecut.cost.replica import Pricing
-from wirecut.engine.engine import Engine, Prompt
+from wirecut.engine.engine import Answer, Engine, Prompt
 from wirecut.fabric.discover import assumed_fabric
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut, Limits
@@ -32,11 +29,6 @@ LENGTHS = (3, 17, 40, 64, 100, 7, 130, 33)
 NEW_TOKENS = 64
 BUDGET = 48  # tokens a step: prompts of 64, 100 and 130 go in chunks, beside the decodes of others
 LIMITS = Limits(max_batched_tokens=BUDGET, kv_tokens=2048)
-LAYOUTS = tuple(
-    Layout(tp=tp, pp=pp, dp=dp)
-    for dp, pp, tp in product((1, 2), (1, 2, 3), (1, 2, 4))
-    if tp * pp * dp <= 8
-)
 
 
 @dataclass(frozen=True)
@@ -55,6 +47,11 @@ class Reference:
         """The smallest gap between the likeliest token and the next, over all that were chosen."""
         return min(margin(part) for part in self.logits)
 
+    def first(self, count: int) -> "Reference":
+        """The same with answers of `count` tokens."""
+        tokens = tuple(answer[:count] for answer in self.tokens)
+        return replace(self, tokens=tokens, logits=tuple(part[:count] for part in self.logits))
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -62,6 +59,7 @@ class Cell:
 
     layout: Layout
     wire: str
+    prompts: int
     equal_prompts: int
     largest_difference: float
     counted: dict[str, dict[str, int]]
@@ -103,7 +101,7 @@ def reference(
     folder: Path, *, lengths: tuple[int, ...] = LENGTHS, new_tokens: int = NEW_TOKENS
 ) -> Reference:
     """Ask transformers."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     draw = random.Random(0)
     vocab = read_config(folder / "config.json").vocab
     prompts = tuple(tuple(draw.randrange(5, vocab) for _ in range(n)) for n in lengths)
@@ -128,69 +126,38 @@ def reference(
 
 
 def run_cell(
-    ref: Reference, layout: Layout, *, wire: str = "shm", shares: tuple[int, ...] = ()
+    ref: Reference,
+    layout: Layout,
+    *,
+    limits: Limits = LIMITS,
+    rounds: int = 1,
+    wire: str = "shm",
+    shares: tuple[int, ...] = (),
 ) -> Cell:
-    """Serve the prompts on the engine and compare."""
+    """Serve the prompts on the engine, `rounds` times over, and compare."""
     spec = read_config(ref.folder / "config.json")
     fabric = assumed_fabric(max(2, layout.world_size)).only(wire)
     stages = cut_stages([1.0] * spec.num_layers, layout.pp)
     cut = Cut(layout, tuple(range(layout.world_size)), stages, shares)
-    prompts = [Prompt(tokens, NEW_TOKENS) for tokens in ref.prompts]
+    prompts = [Prompt(*each) for each in zip(ref.prompts, map(len, ref.tokens), strict=True)]
     begin = time.monotonic()
-    with Engine(ref.folder, cut, fabric, limits=LIMITS, dtype="fp32", keep_logits=True) as engine:
-        answers = engine.generate(prompts)
+    with Engine(ref.folder, cut, fabric, limits=limits, dtype="fp32", keep_logits=True) as engine:
+        answers = [answer for _ in range(rounds) for answer in engine.generate(prompts)]
         totals = engine.finish()
-    differences = [
-        (
-            torch.frombuffer(bytearray(b"".join(ours.logits)), dtype=torch.float32).view(
-                theirs.shape
-            )
-            - theirs
-        )
-        .abs()
-        .max()
-        .item()
-        for ours, theirs in zip(answers, ref.logits, strict=True)
-    ]
+    tokens, logits = rounds * ref.tokens, rounds * ref.logits
     return Cell(
         layout,
         wire,
-        sum(ours.tokens == theirs for ours, theirs in zip(answers, ref.tokens, strict=True)),
-        max(differences),
+        len(answers),
+        sum(ours.tokens == theirs for ours, theirs in zip(answers, tokens, strict=True)),
+        max(_difference(*each) for each in zip(answers, logits, strict=True)),
         totals.comm,
         formula_of(Pricing(spec, fabric, dtype="fp32"), cut, totals),
         time.monotonic() - begin,
     )
 
 
-def main() -> None:
-    print("# Token parity with transformers, float32\n")
-    print(
-        f"{len(LENGTHS)} prompts of {min(LENGTHS)} to {max(LENGTHS)} tokens served together,"
-        f" {NEW_TOKENS} tokens each,"
-        f" greedy, at most {BUDGET} tokens a step. `python tests/parity.py`\n"
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        for name, folder in (("demo", DEMO), ("random", random_model(Path(scratch) / "random"))):
-            ref = reference(folder)
-            print(f"## {name} model, smallest margin of a chosen token {ref.margin:.2g}\n")
-            print("| layout | ranks | wire | equal prompts | largest logit difference | bytes |")
-            print("|---|---|---|---|---|---|")
-            cells = [(layout, "shm") for layout in LAYOUTS]
-            for layout, wire in [*cells, (Layout(tp=2, pp=2), "tcp")]:
-                cell = run_cell(ref, layout, wire=wire)
-                row = (
-                    layout,
-                    layout.world_size,
-                    wire,
-                    f"{cell.equal_prompts} of {len(LENGTHS)}",
-                    f"{cell.largest_difference:.2g}",
-                    "as the formula" if cell.counted == cell.formula else "NOT as the formula",
-                )
-                print(f"| {' | '.join(map(str, row))} |", flush=True)
-                print(f"{layout} {cell.seconds:.1f} s", file=sys.stderr)
-            print()
-
-
-if __name__ == "__main__":
-    main()
+def _difference(ours: Answer, theirs_TV: torch.Tensor) -> float:
+    """The largest difference of a logit."""
+    kept = torch.frombuffer(bytearray(b"".join(ours.logits)), dtype=torch.float32)
+    return (kept.view(theirs_TV.shape) - theirs_TV).abs().max().item()

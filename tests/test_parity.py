@@ -1,6 +1,4 @@
-"""Every layout writes what transformers writes, token for token, and counts what the cost model's
-formula says.
-"""
+"""What the matrix leaves out: sockets between the ranks, and five groups of heads on three."""
 
 from pathlib import Path
 
@@ -26,11 +24,6 @@ def reference(
     return parity.reference(folder)
 
 
-@pytest.mark.parametrize("layout", parity.LAYOUTS, ids=str)
-def test_tokens_and_bytes(reference: parity.Reference, layout: Layout) -> None:
-    check(parity.run_cell(reference, layout))
-
-
 @pytest.mark.parametrize("layout", [Layout(tp=2), Layout(pp=3), Layout(tp=2, pp=2)], ids=str)
 def test_tokens_and_bytes_through_sockets(reference: parity.Reference, layout: Layout) -> None:
     check(parity.run_cell(reference, layout, wire="tcp"))
@@ -51,7 +44,7 @@ def test_five_groups_of_heads_dealt_to_three_ranks(tmp_path: Path) -> None:
 
 
 def check(cell: parity.Cell) -> None:
-    assert cell.equal_prompts == len(parity.LENGTHS)
+    assert cell.equal_prompts == cell.prompts
     assert cell.largest_difference < TOLERANCE
     assert cell.counted == cell.formula
     assert bool(cell.counted) == (cell.layout.replica_size > 1)
