@@ -18,6 +18,7 @@ from models import write_model
 from wirecut.bench.run import formula_of
 from wirecut.cost.replica import Pricing
 from wirecut.engine.engine import Answer, Engine, Prompt
+from wirecut.engine.messages import Dealt
 from wirecut.fabric.discover import assumed_fabric
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut, Limits
@@ -64,6 +65,7 @@ class Cell:
     largest_difference: float
     counted: dict[str, dict[str, int]]
     formula: dict[str, dict[str, int]]
+    dealt: Dealt
     seconds: float
 
 
@@ -153,6 +155,7 @@ def run_cell(
         max(_difference(*each) for each in zip(answers, logits, strict=True)),
         totals.comm,
         formula_of(Pricing(spec, fabric, dtype="fp32"), cut, totals),
+        totals.dealt,
         time.monotonic() - begin,
     )
 
