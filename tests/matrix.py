@@ -33,7 +33,8 @@ LENGTHS = (40, 28, 20, 30)
 FEW, MANY = 6, 30  # tokens written; many where requests are to outgrow the KV room
 MOST_RANKS = 8
 TOLERANCE = 1e-4  # of logits; sums in another order, in float32
-SHARED = {"num_attention_heads": 8, "num_key_value_heads": 4}  # tp 3 deals 2 + 1 + 1 groups
+HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4}  # tp 3 deals 2 + 1 + 1 groups
+LATENT_HEADS = {"num_attention_heads": 8, "num_key_value_heads": 8}  # these are alike
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,12 @@ class Cell:
 WRITERS: dict[str, Callable[[Path], Path]] = {
     "demo": lambda _: parity.DEMO,
     "random": parity.random_model,
-    **{name: partial(write_random, architecture=name, **SHARED) for name in ZOO},
+    **{
+        name: partial(
+            write_random, architecture=name, **LATENT_HEADS if "kv_lora_rank" in sizes else HEADS
+        )
+        for name, sizes in ZOO.items()
+    },
 }
 
 
