@@ -19,7 +19,10 @@ def test_a_plain_llama_is_run():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"quantization_config": {"quant_method": "fp8"}}, "has weights in fp8: wirecut plans it"),
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+            "has weights in nf4 .bitsandbytes.: wirecut plans it",
+        ),
         ({"rope_scaling": {"rope_type": "longrope"}}, "scales its rotary embedding by longrope"),
         ({"model_type": "glm"}, "is a glm model: wirecut plans it, but runs llama, mistral"),
     ],

@@ -12,7 +12,7 @@ from functools import partial
 from os import PathLike
 from pathlib import Path
 
-from wirecut.cost.engines import engine_profile
+from wirecut.cost.engines import WIRECUT, engine_profile
 from wirecut.cost.estimate import Candidate, check_traffic, price
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected
@@ -26,6 +26,7 @@ from wirecut.planner.plan_file import ranking_of, to_plan_file
 from wirecut.planner.prices import EVERY, Prices, device_prices
 from wirecut.spec.dtypes import in_dtype
 from wirecut.spec.find import find_model
+from wirecut.spec.held import as_held
 from wirecut.spec.model import ModelSpec
 from wirecut.spec.traffic import Traffic
 
@@ -196,4 +197,10 @@ def pricing_of(
     found = model if isinstance(model, ModelSpec) else find_model(str(model))[1]
     spec, activations = in_dtype(found, dtype)
     wires = fabric if isinstance(fabric, Fabric) else find_fabric(fabric, device)
+    if (
+        profile.name == WIRECUT.name
+        and found.weights.linear
+        and all(one.kind != "gpu" for one in wires.devices)
+    ):
+        spec = as_held(spec, dtype=activations, on_cpus=True)
     return Pricing(spec, wires, dtype=activations, limits=limits, engine=profile)

@@ -90,6 +90,7 @@ def run_cut(
         pricing.fabric,
         limits=limits,
         dtype=pricing.dtype,
+        weights=pricing.spec.weights.linear,
         trace=trace,
         hosts=hosts,
         progress=progress,

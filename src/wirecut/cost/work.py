@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from wirecut.facts import fact
 from wirecut.layout.layout import Layout
-from wirecut.layout.shards import expert_tp, held_bytes, held_units, tensor_slice, unit_cut
+from wirecut.layout.shards import held_bytes, held_units, tensor_slice, unit_cut
 from wirecut.spec.feedforward import Mlp, Moe
 from wirecut.spec.model import AnyMixer, Layer, ModelSpec
 from wirecut.spec.tensor import Tensor
@@ -132,14 +132,16 @@ def _routed(
 ) -> Routed:
     """The experts of the first EP group, which has the most, cut inside as `layout` does."""
     linears = [tensor for tensor in tensors if tensor.experts and tensor.is_linear]
-    inside, inner = expert_tp(layout), shares if layout.ep == 1 else ()
-    first, last = unit_cut(moe.intermediate, inside, tp_rank % inside, shares=inner)
+    down = next(tensor for tensor in linears if tensor.part == "down")
+    own = tensor_slice(
+        down, tp=layout.tp, tp_rank=tp_rank, dp=layout.dp, ep=layout.ep, shares=shares
+    )
     return Routed(
         here=-(-moe.experts // layout.ep),
         experts=moe.experts,
         top_k=moe.top_k,
         hidden=moe.latent or spec.hidden,
-        intermediate=last - first,
+        intermediate=own.shape_of(down)[1],
         gated=moe.gated,
         format=linears[0].format or spec.dtype,
         weight_bytes=held_bytes(linears, layout, dtype=spec.dtype, tp_rank=tp_rank, shares=shares),

@@ -41,6 +41,7 @@ from wirecut.machine.ranks import Ranks, start_ranks
 from wirecut.machine.world import RankHost
 from wirecut.sched.request import Reason
 from wirecut.spec.checkpoint import check_checkpoint
+from wirecut.spec.held import as_held
 from wirecut.spec.hf import read_config
 from wirecut.spec.model import ModelSpec
 from wirecut.spec.runnable import why_not_run
@@ -103,6 +104,7 @@ class Engine:
         *,
         limits: Limits,
         dtype: str,
+        weights: str = "",
         keep_logits: bool = False,
         trace: bool = False,
         hosts: Sequence[RankHost] = (),
@@ -111,12 +113,16 @@ class Engine:
         """Start the ranks and return once each holds its slices. Raises WirecutError.
 
         With `trace` every span is kept, else the last of them (on GPUs none: timing them makes
-        each call wait). `hosts` are where the fabric's hosts are, by name, when they are not all
-        this one. `progress` is called with tensors read and tensors to read, over all ranks.
+        each call wait). `weights` is what quantised linears are held in, "" as they are stored
+        where a kernel reads that. `hosts` are where the fabric's hosts are, by name, when they are
+        not all this one. `progress` is called with tensors read and tensors to read, over all
+        ranks.
         """
         self.spec = read_config(folder / "config.json")
         self.cut, self.limits = cut, limits
-        if reason := why_not(self.spec, cut.layout, len(fabric.devices), OWN_ENGINE):
+        kinds = {fabric.devices[device].kind for device in cut.placement}
+        held = as_held(self.spec, dtype=dtype, on_cpus="gpu" not in kinds, weights=weights)
+        if reason := why_not(held, cut.layout, len(fabric.devices), OWN_ENGINE):
             raise LayoutError(reason)
         if reason := why_not_shares(self.spec, cut.layout, cut.shares):
             raise LayoutError(reason)
@@ -132,7 +138,9 @@ class Engine:
         check_runnable(self.spec)
         check_checkpoint(folder, self.spec)
         self._begin = time.monotonic()
-        self._ranks = _start(folder, cut, fabric, limits, dtype, keep_logits, trace, places)
+        self._ranks = _start(
+            folder, cut, fabric, limits, dtype, weights, keep_logits, trace, places
+        )
         try:
             self.loaded = self._load(progress)
         except BaseException:
@@ -273,6 +281,7 @@ def _start(
     fabric: Fabric,
     limits: Limits,
     dtype: str,
+    weights: str,
     keep_logits: bool,
     trace: bool,
     places: Sequence[RankHost],
@@ -283,7 +292,16 @@ def _start(
     devices = [_torch_device(fabric, device) for device in cut.placement]
     most_spans = TRACED_SPANS if trace else 0 if wired.gpus else ROUTINE_SPANS
     task = Task(
-        str(folder), dtype, cut, devices, wired, limits, BLOCK_TOKENS, keep_logits, most_spans
+        folder=str(folder),
+        dtype=dtype,
+        cut=cut,
+        devices=devices,
+        wired=wired,
+        limits=limits,
+        block_tokens=BLOCK_TOKENS,
+        keep_logits=keep_logits,
+        most_spans=most_spans,
+        weights=weights,
     )
     cpus = [cores_for(fabric.devices[device]) for device in cut.placement]
     payload = msgspec.msgpack.encode(task)

@@ -11,7 +11,7 @@ from wirecut.sched.request import Reason
 
 class Task(msgspec.Struct, frozen=True):
     """What a rank is started with. `devices` is each rank's, as torch names it. A rank keeps its
-    last `most_spans` spans; 0: none.
+    last `most_spans` spans; 0: none. `weights`: what quantised linears are held in, "" as stored.
     """
 
     folder: str
@@ -23,6 +23,7 @@ class Task(msgspec.Struct, frozen=True):
     block_tokens: int
     keep_logits: bool
     most_spans: int
+    weights: str
 
 
 class Loading(msgspec.Struct, frozen=True, tag="loading"):
@@ -33,9 +34,10 @@ class Loading(msgspec.Struct, frozen=True, tag="loading"):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """A rank holds its slices and waits for work."""
+    """A rank holds its slices and waits for work. `bytes_held`: its weights, as it keeps them."""
 
     bytes_read: int
+    bytes_held: int
     seconds: float
 
 

@@ -100,6 +100,7 @@ class Rank:
             rank=process.rank,
             dtype=self.dtype,
             device=self.device,
+            weights=task.weights,
         )
         self.num_blocks = task.limits.kv_tokens // task.block_tokens
         self.stage = build_stage(
@@ -113,7 +114,7 @@ class Rank:
         self._count_from_zero()
         self._warm_up()
         self._count_from_zero()
-        process.channel.send(Loaded(reader.bytes_read, time.monotonic() - begin))
+        process.channel.send(Loaded(reader.bytes_read, reader.bytes_held, time.monotonic() - begin))
 
     def _warm_up(self) -> None:
         """Run a prompt and a token: what is built at first use is built now."""

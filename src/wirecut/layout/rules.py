@@ -8,9 +8,10 @@ from typing import Literal
 
 from wirecut.facts import fact
 from wirecut.layout.layout import Layout
-from wirecut.layout.shards import cut_by_shares, expert_tp
+from wirecut.layout.shards import cut_by_shares, expert_tp, tensor_slice
 from wirecut.spec.attention import CompressedAttention
-from wirecut.spec.feedforward import Mlp, Moe
+from wirecut.spec.feedforward import Moe
+from wirecut.spec.formats import kind_of
 from wirecut.spec.model import AnyMixer, Layer, ModelSpec
 
 
@@ -19,7 +20,8 @@ class EngineRules:
     """What a runtime can cut. `has_tp`, `has_pp`: whether it cuts inside layers, and between them.
     `uneven_tp`: key-value heads need not divide by TP. `experts`: "none" (no EP), "all" (EP is all
     of dp x tp, or 1), "any" (any divisor). `whole_blocks`: a rank's part of an expert must hold
-    whole blocks of a block-quantised weight. `name` is what reasons call it.
+    whole blocks of a block-quantised weight. `group`: a rank's inputs of a 4-bit weight must be
+    multiples of it. `name` is what reasons call it.
     """
 
     name: str = "this engine"
@@ -28,10 +30,12 @@ class EngineRules:
     uneven_tp: bool = False
     experts: Literal["none", "all", "any"] = "any"
     whole_blocks: bool = False
+    group: int = 1
 
 
 ANY_ENGINE = EngineRules()
-OWN_ENGINE = EngineRules("wirecut", uneven_tp=True)  # wirecut's, which deals whole key-value groups
+# wirecut's, which deals whole key-value groups; torch's kernel for 4 bits takes groups of 32.
+OWN_ENGINE = EngineRules("wirecut", uneven_tp=True, group=32)
 
 
 def allowed_tp(spec: ModelSpec, rules: EngineRules = ANY_ENGINE) -> list[int]:
@@ -52,7 +56,7 @@ def _fault(spec: ModelSpec, tp: int, rules: EngineRules) -> Layer | None:
     for layer in spec.kinds:
         if layer.mixer and not _heads_allow(layer.mixer, tp, rules):
             return layer
-        if _dense_width(layer) < tp:
+        if _dense_width(spec, layer) < tp or _splits_group(spec, layer, tp, rules):
             return layer
     return None
 
@@ -66,15 +70,25 @@ def _heads_allow(mixer: AnyMixer, tp: int, rules: EngineRules) -> bool:
     return rules.uneven_tp or groups % tp == 0
 
 
-def _dense_width(layer: Layer) -> int:
-    """Columns that TP cuts in a layer's feed-forward, experts apart."""
-    match layer.mlp:
-        case Mlp(intermediate=wide):
-            return wide
-        case Moe(shared=wide) if wide:
-            return wide
-        case _:
-            return 10**9
+def _dense_width(spec: ModelSpec, layer: Layer) -> int:
+    """Columns that TP cuts in a layer's feed-forward, or groups of them, experts apart."""
+    cut = [
+        tensor.units
+        for tensor in spec.layer_tensors(layer)
+        if tensor.part in ("gate", "up", "down") and tensor.dim is not None and not tensor.experts
+    ]
+    return min(cut, default=10**9)
+
+
+def _splits_group(spec: ModelSpec, layer: Layer, tp: int, rules: EngineRules) -> bool:
+    """Whether a rank's inputs of a quantised weight begin or end where no kernel's group does."""
+    for tensor in spec.layer_tensors(layer):
+        if rules.group == 1 or tensor.dim != 1 or kind_of(tensor.format) != "int4":
+            continue
+        cuts = (tensor_slice(tensor, tp=tp, tp_rank=rank) for rank in range(tp))
+        if any(cut.start % rules.group or cut.stop % rules.group for cut in cuts):
+            return True
+    return False
 
 
 def why_not(
@@ -90,7 +104,8 @@ def why_not(
     fault = _fault(spec, layout.tp, rules)
     if fault:
         sizes = ", ".join(map(str, allowed_tp(spec, rules)))
-        return f"tp {layout.tp} {_what_it_cuts(fault, layout.tp, rules)}; sizes that work: {sizes}"
+        cuts = _what_it_cuts(spec, fault, layout.tp, rules)
+        return f"tp {layout.tp} {cuts}; sizes that work: {sizes}"
     if layout.pp > spec.num_layers:
         return f"pp {layout.pp} is more stages than the model's {spec.num_layers} layers"
     return _why_not_experts(spec, layout, rules)
@@ -113,9 +128,15 @@ def why_not_shares(spec: ModelSpec, layout: Layout, shares: tuple[int, ...]) -> 
     return None
 
 
-def _what_it_cuts(layer: Layer, tp: int, rules: EngineRules) -> str:
+def _what_it_cuts(spec: ModelSpec, layer: Layer, tp: int, rules: EngineRules) -> str:
     if layer.mixer is None or _heads_allow(layer.mixer, tp, rules):
-        return f"is more than the {_dense_width(layer)} columns of a feed-forward"
+        if (width := _dense_width(spec, layer)) < tp:
+            return f"is more than the {width} columns, or groups of them, of a feed-forward"
+        return (
+            f"gives ranks inputs of {layer.formats[0][1]} weights in no multiples of "
+            f"{rules.group}, which {rules.name} multiplies together (with `--dtype bf16` they are "
+            "unpacked)"
+        )
     heads, groups = layer.mixer.heads, layer.mixer.groups
     if not groups:
         return f"does not divide {heads} heads evenly"

@@ -8,6 +8,8 @@ kernel where the processor multiplies bf16 in vectors, for oneDNN elsewhere (one
 Zen 4 server: 10 GB/s from rows, 15 by oneDNN, 24 by ours).
 """
 
+from typing import Protocol
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,6 +23,14 @@ LANES = 16  # as c/numbers.h has it
 _native = native.load()
 _ours = _native is not None  # whether our own kernels are in use
 HAS_PRODUCTS = hasattr(_native, "linear_bf16")
+
+
+class Linear(Protocol):
+    """A product with one weight, however it is held; `num_bytes` are the weight's."""
+
+    num_bytes: int
+
+    def __call__(self, x_TI: torch.Tensor) -> torch.Tensor: ...
 
 
 class PackedLinear:

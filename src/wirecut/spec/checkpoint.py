@@ -16,8 +16,10 @@ import msgspec
 from wirecut.errors import ModelError
 from wirecut.facts import fact
 from wirecut.spec.model import ModelSpec
+from wirecut.spec.packing import module_of, packing_of, packings
 from wirecut.spec.runnable import why_not_run
 from wirecut.spec.stored import Place, Places
+from wirecut.spec.tensor import Tensor
 
 ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LONGEST_HEADER = 100_000_000  # the format's own limit
@@ -62,6 +64,9 @@ def check_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:
     places, missing, wanted = Places(spec, found.tensors), list[str](), 0
     for tensor, expert in places.all():
         wanted += 1
+        if tensor.format:
+            missing += _check_packed(found.tensors, spec, tensor, expert)
+            continue
         place = places.of(tensor, expert)
         if place is None:
             missing.append(tensor.name if expert is None else tensor.name.format(expert=expert))
@@ -73,6 +78,36 @@ def check_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:
             f"config.json asks for: {_some(missing)}"
         )
     return found
+
+
+def _check_packed(
+    stored: Mapping[str, StoredTensor], spec: ModelSpec, tensor: Tensor, expert: int | None
+) -> list[str]:
+    """The parts of a quantised linear that are missing. Raises ModelError for those that are there
+    and cannot be parts of it.
+    """
+    module = module_of(tensor, expert)
+    packing = packing_of(tensor, spec.weights.method, stored)
+    if packing is None:
+        packing = packings(spec.weights.method, tensor.format)[0]
+    needed = [part for part in packing.parts if not part.optional]
+    missing = [f"{module}.{one.name}" for one in needed if f"{module}.{one.name}" not in stored]
+    for part in packing.parts:
+        name = f"{module}.{part.name}"
+        if name not in stored:
+            continue
+        there, shape = stored[name], part.shape_of(tensor.shape)
+        if not part.holds(there.shape, tensor.shape):
+            raise ModelError(
+                f"{there.file}: {name} has shape {list(there.shape)}, config.json makes it "
+                f"{list(shape)}: {tensor.format} of {list(tensor.shape)}"
+            )
+        if there.dtype not in part.dtypes:
+            raise ModelError(
+                f"{there.file}: {name} is stored as {there.dtype}, expected "
+                f"{' or '.join(part.dtypes)}"
+            )
+    return missing
 
 
 def _check_stored(stored: StoredTensor, place: Place) -> None:

@@ -55,6 +55,13 @@ def element_bits(name: str) -> float:
     return KINDS[kind] + bits / (group * group if shape == "b" else group)
 
 
+@cache
+def group_size(name: str) -> int:
+    """'int4-g128' -> 128: how many inputs of a row share a scale; 0: all, or those of a block."""
+    found = re.search(r"-[gs]([0-9]+)$", name)
+    return int(found[1]) if found else 0
+
+
 def kind_of(name: str) -> str:
     """'int4-g128' -> 'int4'."""
     return name.partition("-")[0]

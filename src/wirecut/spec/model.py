@@ -16,7 +16,7 @@ from math import inf
 from wirecut.facts import fact
 from wirecut.spec.attention import Attention, CompressedAttention, LatentAttention
 from wirecut.spec.feedforward import Mlp, Moe
-from wirecut.spec.formats import element_bits
+from wirecut.spec.formats import element_bits, group_size
 from wirecut.spec.mixer import kv_elements, state_elements
 from wirecut.spec.recurrent import LinearAttention, Mamba
 from wirecut.spec.tensor import PRECISE, Tensor, whole
@@ -73,7 +73,18 @@ def layer_tensors(layer: Layer, hidden: int) -> tuple[Tensor, ...]:
         found += [replace(one, name=at + one.name) for one in layer.mlp.tensors(hidden)]
     found += layer.extra
     formats = dict(layer.formats)
-    return tuple(replace(tensor, format=formats.get(tensor.name, "")) for tensor in found)
+    stored = (replace(tensor, format=formats.get(tensor.name, "")) for tensor in found)
+    return tuple(_in_groups(tensor) for tensor in stored)
+
+
+def _in_groups(tensor: Tensor) -> Tensor:
+    """A feed-forward is cut between the groups of inputs that share a scale in its way back; the
+    way there has the same columns, and the same groups.
+    """
+    size = group_size(tensor.format)
+    if tensor.part not in ("gate", "up", "down") or not size or tensor.units % size:
+        return tensor
+    return replace(tensor, units=tensor.units // size)
 
 
 @dataclass(frozen=True)
@@ -182,6 +193,21 @@ class ModelSpec:
         kind = format.partition("-")[0]
         weights = WeightFormat(format, ACTIVATIONS.get(kind, ""), format)
         return replace(self, layers=tuple(changed[layer] for layer in self.layers), weights=weights)
+
+    def reformatted(self, change: Callable[[str], str]) -> "ModelSpec":
+        """The same model with what is stored in a format stored in what `change` makes of it."""
+        changed = {
+            layer: replace(layer, formats=tuple((n, change(f)) for n, f in layer.formats))
+            for layer in self.kinds
+        }
+        linear = self.weights.linear and change(self.weights.linear)
+        activations = self.weights.activations if linear == self.weights.linear else ""
+        return replace(
+            self,
+            layers=tuple(changed[layer] for layer in self.layers),
+            weights=replace(self.weights, linear=linear, activations=activations),
+            head_format=self.head_format and change(self.head_format),
+        )
 
     def _requantized(self, layer: Layer, format: str) -> Layer:
         formats = (

@@ -168,8 +168,16 @@ def _integers(config: Fields, _: Fields) -> Quantization:
         for name, own in extra.items()
         if isinstance(own, dict) and own.get("bits") == 16  # pyright: ignore[reportUnknownMemberType]
     )
+    return Quantization(_packing(config), (Rule(EVERYTHING, format),), ignored + kept)
+
+
+def _packing(config: Fields) -> str:
+    """The method, with its packing where that is not the method's usual one."""
     method = config.text("quant_method")
-    return Quantization(method, (Rule(EVERYTHING, format),), ignored + kept)
+    if method == "gptq" and config.text("checkpoint_format", "gptq") == "gptq_v2":
+        return "gptq_v2"
+    version = config.text("version", "gemm").lower() if method == "awq" else "gemm"
+    return method if version == "gemm" else f"{method}_{version}"
 
 
 def _mxfp4(config: Fields, _: Fields) -> Quantization:

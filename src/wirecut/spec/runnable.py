@@ -5,7 +5,9 @@
 Knows no engine: planning asks here too, without torch.
 """
 
+from wirecut.spec.dtypes import FLOATS
 from wirecut.spec.model import ModelSpec
+from wirecut.spec.packing import packings
 
 ARCHITECTURES = (
     *("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "qwen2_moe"),
@@ -21,14 +23,24 @@ def why_not_run(spec: ModelSpec) -> str | None:
             f"{spec.name} is a {spec.architecture} model: wirecut plans it, but runs "
             f"{', '.join(ARCHITECTURES)} only"
         )
-    if spec.weights.linear:
+    if unread := _unread(spec):
         return (
-            f"{spec.name} has weights in {spec.weights.linear}: wirecut plans it, but does not run "
-            "quantised models yet"
+            f"{spec.name} has weights in {unread} ({spec.weights.method}): wirecut plans it, but "
+            "reads int4 and int8 of AWQ (gemm), GPTQ and compressed-tensors, int8 of bitsandbytes "
+            "and fp8 only"
         )
     if spec.rope_kind not in ROPES:
         return (
             f"{spec.name} scales its rotary embedding by {spec.rope_kind}: wirecut plans it, but "
             f"runs {', '.join(ROPES)} only"
         )
+    return None
+
+
+def _unread(spec: ModelSpec) -> str | None:
+    """A format that the engine does not read as this checkpoint packs it."""
+    stored = {format for layer in spec.kinds for _, format in layer.formats} | {spec.head_format}
+    for format in sorted(stored - {"", *FLOATS}):
+        if not packings(spec.weights.method, format):
+            return format
     return None

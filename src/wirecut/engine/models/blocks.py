@@ -15,7 +15,7 @@ from wirecut.engine.attention import Cache, Look, attend
 from wirecut.engine.batch import Batch
 from wirecut.engine.comm import Comm
 from wirecut.machine import kernels
-from wirecut.machine.kernels import PackedLinear
+from wirecut.machine.kernels import Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ class GroupedAttention:
     `rope` the number of the turn.
     """
 
-    qkv: PackedLinear
-    o: PackedLinear
+    qkv: Linear
+    o: Linear
     heads: int
     kv_heads: int
     norm: HeadNorm | None
@@ -104,8 +104,8 @@ class GroupedAttention:
 class Mlp:
     """Up, gated, and down: gate and up stand in one matrix."""
 
-    gate_up: PackedLinear
-    down: PackedLinear
+    gate_up: Linear
+    down: Linear
     gate: Gate
 
     def __call__(self, x_TE: torch.Tensor, at: Forward | None = None) -> torch.Tensor:

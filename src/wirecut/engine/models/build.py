@@ -18,7 +18,7 @@ from wirecut.engine.moe import LocalExperts, Mixture, Router
 from wirecut.engine.weights import SliceReader
 from wirecut.layout.plan import Cut
 from wirecut.layout.shards import expert_tp, kv_heads, padded_vocab, query_heads
-from wirecut.machine.kernels import PackedLinear
+from wirecut.machine.kernels import Linear, PackedLinear
 from wirecut.spec import attention, feedforward
 from wirecut.spec.families.parts import FOUR_NORMS
 from wirecut.spec.model import Layer
@@ -140,14 +140,20 @@ class _Layer:
     def _optional(self, *names: str) -> torch.Tensor | None:
         return self._read(*names) if names[0] in self._tensors else None
 
-    def _linear(self, *modules: str) -> PackedLinear:
+    def _linear(self, *modules: str) -> Linear:
         """The product with several weights at once, and with their biases where there are any."""
-        weight = self._read(*(f"{module}.weight" for module in modules))
-        return PackedLinear(weight, self._optional(*(f"{module}.bias" for module in modules)))
+        bias = self._optional(*(f"{module}.bias" for module in modules))
+        return self._product(*modules, bias=bias)
 
-    def _row_linear(self, module: str) -> PackedLinear:
+    def _row_linear(self, module: str) -> Linear:
         """A product whose results are summed over ranks: its bias is not the ranks' own."""
-        return PackedLinear(self._read(f"{module}.weight"))
+        return self._product(module)
+
+    def _product(
+        self, *modules: str, bias: torch.Tensor | None = None, expert: int | None = None
+    ) -> Linear:
+        weights = (self._tensors[f"{module}.weight"] for module in modules)
+        return self._reader.linear(*weights, bias=bias, expert=expert)
 
     def _cache(self, heads: int, width: int) -> torch.Tensor:
         """Memory is taken from the system only where it is written."""
@@ -253,15 +259,17 @@ class _Layer:
     def _expert(self, moe: feedforward.Moe, names: tuple[str, ...], expert: int) -> Mlp:
         """One expert; of those ranks that share it, the first adds the bias of its results."""
 
-        def read(kind: str, *modules: str) -> torch.Tensor:
-            tensors = (self._tensors[f"{module}.{kind}"] for module in modules)
-            return self._reader.read(*tensors, expert=expert)
+        def bias(*modules: str) -> torch.Tensor | None:
+            tensors = (self._tensors[f"{module}.bias"] for module in modules)
+            return self._reader.read(*tensors, expert=expert) if moe.bias else None
 
         *into, down = names
-        bias = read("bias", down) if moe.bias else None
+        of_results = bias(down)
         return Mlp(
-            PackedLinear(read("weight", *into), read("bias", *into) if moe.bias else None),
-            PackedLinear(read("weight", down), bias if self._is_first_of_expert() else None),
+            self._product(*into, bias=bias(*into), expert=expert),
+            self._product(
+                down, bias=of_results if self._is_first_of_expert() else None, expert=expert
+            ),
             self._style.gate,
         )
 

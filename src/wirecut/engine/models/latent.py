@@ -13,7 +13,7 @@ import torch
 from wirecut.engine.attention import Cache, Look, attend
 from wirecut.engine.models.blocks import Forward, Norm
 from wirecut.machine import kernels
-from wirecut.machine.kernels import PackedLinear
+from wirecut.machine.kernels import Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +22,14 @@ class LatentAttention:
     turn lie in pairs, else in halves.
     """
 
-    q_down: PackedLinear | None
+    q_down: Linear | None
     q_norm: Norm | None
-    q: PackedLinear
-    kv_down: PackedLinear
+    q: Linear
+    kv_down: Linear
     kv_norm: Norm
     key_up_HNR: torch.Tensor
     value_up_HRV: torch.Tensor
-    o: PackedLinear
+    o: Linear
     paired: bool
     look: Look
     cache: Cache

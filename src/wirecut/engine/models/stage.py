@@ -17,7 +17,7 @@ from torch.nn.functional import embedding
 from wirecut.engine.batch import Batch, Windows
 from wirecut.engine.comm import Comm
 from wirecut.engine.models.blocks import Forward, Half, Norm
-from wirecut.machine.kernels import PackedLinear
+from wirecut.machine.kernels import Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Head:
     """
 
     norm: Norm
-    product: PackedLinear
+    product: Linear
     vocab: int
     cap: float | None = None
 
