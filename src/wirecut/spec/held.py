@@ -7,6 +7,8 @@ unpacked when it is loaded.
 The cost model and the loader ask the same. Knows no torch.
 """
 
+from dataclasses import replace
+
 from wirecut.errors import ModelError
 from wirecut.spec.dtypes import FLOATS, in_dtype
 from wirecut.spec.formats import group_size, kind_of
@@ -33,4 +35,5 @@ def as_held(spec: ModelSpec, *, dtype: str, on_cpus: bool, weights: str = "") ->
         kept = kind == "int4" or (kind == "int8" and not group_size(format))
         return format if with_kernels and kept else dtype
 
-    return asked.reformatted(held)
+    # The head's rows are padded when it is loaded: it is always unpacked.
+    return replace(asked.reformatted(held), head_format=asked.head_format and dtype)
