@@ -17,7 +17,7 @@ from pathlib import Path
 from wirecut.api import pricing_of
 from wirecut.bench.run import run_cut, traffic_of
 from wirecut.cost.terms import Rejected
-from wirecut.engine.engine import Prompt
+from wirecut.engine.prompt import Prompt
 from wirecut.fabric.discover import now
 from wirecut.fabric.fabric import load_fabric
 from wirecut.fabric.host import cpu_name

@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM
 from models import write_model
 from wirecut.bench.run import formula_of
 from wirecut.cost.replica import Pricing
-from wirecut.engine.engine import Answer, Engine, Prompt
+from wirecut.engine.engine import Engine
 from wirecut.engine.messages import Dealt
+from wirecut.engine.prompt import Answer, Prompt
 from wirecut.fabric.discover import assumed_fabric
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut, Limits

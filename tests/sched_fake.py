@@ -133,11 +133,7 @@ class FakeEngine:
             slot = (entry.blocks[position // size], position % size)
             assert self.slots[slot] == tuple(known[: position + 1])
         if entry.samples:
-            assert (entry.index, entry.temperature, entry.seed) == (
-                len(request.output),
-                request.temperature,
-                request.seed,
-            )
+            assert (entry.index, entry.sampling) == (len(request.output), request.sampling)
         self.sampled_last[entry.request_id] = entry.stop if entry.samples else None
 
     def _decoding(self) -> dict:

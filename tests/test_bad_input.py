@@ -359,19 +359,22 @@ COUNTS = {
     ("probe",): ("--ranks",),
     ("plan", "model"): LOAD,
     ("estimate", "model", "--layout", "tp2"): LOAD,
-    ("generate", "model", *PROMPT): ("--max-tokens", "--max-batched-tokens", "--seed"),
-    GENERATE_PLAN: ("--max-tokens", "--max-batched-tokens", "--seed"),
+    ("generate", "model", *PROMPT): ("--max-tokens", "--max-batched-tokens", "--seed", "-n"),
+    GENERATE_PLAN: ("--max-tokens", "--max-batched-tokens", "--seed", "--logprobs", "--top-k"),
 }
 NUMBERS = {
     ("plan", "model"): ("--rate", "--ttft-ms", "--tpot-ms"),
     ("estimate", "model", "--layout", "tp2"): ("--rate",),
     ("generate", "model", *PROMPT): ("--temperature",),
-    GENERATE_PLAN: ("--temperature",),
+    GENERATE_PLAN: ("--temperature", "--top-p", "--min-p", "--repetition-penalty"),
 }
 ABSURD = ("-1", str(10**30), "-" + str(10**30), "nan", "-inf", "", "many")
 NOT_ABSURD = {  # options of which 0 or no end is a value
     ("--seed", "0"),
     ("--temperature", "0"),
+    ("--logprobs", "0"),
+    ("--top-k", "0"),
+    ("--min-p", "0"),
     ("estimate --rate", "inf"),
 }
 
@@ -403,10 +406,12 @@ def test_unknown_words(option: str) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--prompt", ""), "--prompt is empty"),
+        (("--prompt", ""), "a prompt of 0 tokens"),
         (("--prompt", "\udcff"), "not valid Unicode"),
-        (("--prompt", "x" * 5000), "positions"),
-        (("--prompt", "x", "--max-tokens", "5000"), "positions"),
+        (("--prompt", "x" * 5000), "window is 4096"),
+        (("--prompt", "x", "--max-tokens", "5000"), "window is 4096"),
+        ((*PROMPT, "-n", "2"), "equal answers"),
+        ((*PROMPT, "--stop", ""), "stop string is empty"),
         ((), "Missing option '--prompt'"),
     ],
 )

@@ -1,6 +1,7 @@
 """`wirecut generate` as a user runs it: its JSON, its seeds, its files, and what each rank read."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from models import write_model
-from wirecut.engine.engine import Engine, Prompt
-from wirecut.engine.text import Stream, Text
-from wirecut.errors import LayoutError, ModelError, UsageError
+from wirecut.engine.engine import Engine
+from wirecut.engine.prompt import Answer, Prompt
+from wirecut.engine.text import Stream, Text, Writer
+from wirecut.errors import LayoutError, ModelError, RankFailed, UsageError
 from wirecut.fabric.discover import assumed_fabric
 from wirecut.fabric.fabric import save_fabric
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut, Limits
 from wirecut.layout.shards import rank_bytes
+from wirecut.sched.sampling import Sampling
 from wirecut.spec.hf import read_config
 
 WIRECUT = str(Path(sys.executable).with_name("wirecut"))
@@ -161,23 +167,136 @@ def test_prompts_that_begin_alike_share_and_write_the_same(checkpoint: Path) -> 
     assert answers[1:] == answers[:-1]
 
 
-@pytest.mark.parametrize(
-    ("prompt", "words"),
-    [
-        (Prompt((), 4), "empty"),
-        (Prompt((1,), 0), "asks for no token"),
-        (Prompt((1, 999), 4), "outside 0 to 319"),
-        (Prompt((1,) * 100, 40), "KV room for 128"),
-        (Prompt((1,) * 5000, 40), "window is 4096"),
-    ],
-)
-def test_a_prompt_that_cannot_be_served_is_refused_and_others_go_on(
-    checkpoint: Path, prompt: Prompt, words: str
-) -> None:
+BAD = [
+    (Prompt((), 4), "0 tokens"),
+    (Prompt((1,), 0), "0 to write"),
+    (Prompt((1, 999), 4), "token ids outside 0 to 319"),
+    (Prompt((1,) * 100, 40), "KV room for 128"),
+    (Prompt((1,) * 5000, 40), "window is 4096"),
+    (Prompt((1,), 4, Sampling(temperature=float("nan"))), "temperature is nan"),
+    (Prompt((1,), 4, Sampling(top_p=1.5)), "top_p is 1.5"),
+    (Prompt((1,), 4, stop_tokens=(320,)), "stop tokens outside"),
+    (Prompt((1,), 4, stop=("",)), "stop string is empty"),
+]
+
+
+def test_prompts_that_cannot_be_served_fail_and_others_go_on(checkpoint: Path) -> None:
+    good = Prompt((5, 6), 3)
     with engine(checkpoint, Layout(), ((0, 4),)) as running:
-        with pytest.raises(UsageError, match=words):
-            running.generate([prompt])
-        assert len(running.generate([Prompt((5, 6), 3)])[0].tokens) == 3
+        answers = running.generate([good, *(prompt for prompt, _ in BAD), good])
+        [untold] = running.generate([Prompt((1,), 4, stop=("x",))])
+    assert answers[0].tokens == answers[-1].tokens
+    assert [answer.reason for answer in answers] == ["length", *["failed"] * len(BAD), "length"]
+    for answer, (_, words) in zip(answers[1:-1], BAD, strict=True):
+        assert isinstance(answer.error, UsageError)
+        assert words in str(answer.error)
+        assert answer.tokens == []
+    assert "tokenizer" in str(untold.error)
+
+
+def spoilt(checkpoint: Path, folder: Path) -> Path:
+    """The checkpoint with an embedding of token 9 that is not a number."""
+    shutil.copytree(checkpoint, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"][9] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_logits_that_are_not_finite_fail_their_request_alone(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = spoilt(checkpoint, tmp_path / "spoilt")
+    good, bad = Prompt(tuple(range(20, 60)), 6), Prompt((*range(20, 55), 9), 6)
+    with engine(folder, Layout(pp=2), ((0, 2), (2, 4))) as running:
+        answers = running.generate([good, bad, good])
+        again = running.generate([good, bad])
+    assert answers[0].tokens == answers[2].tokens == again[0].tokens
+    assert len(answers[0].tokens) == 6
+    for answer in (answers[1], again[1]):
+        assert (answer.reason, answer.tokens) == ("failed", [])
+        assert isinstance(answer.error, RankFailed)
+        assert "rank 1, step" in str(answer.error)
+
+
+def test_a_stop_string_ends_one_answer_before_it_and_frees_its_room(checkpoint: Path) -> None:
+    text, prompts = Text(checkpoint), [Prompt((7, 8, 9), 30), Prompt((9, 8, 7), 30)]
+    cut, limits = Cut(Layout(), (0,), ((0, 4),)), Limits(max_batched_tokens=16, kv_tokens=128)
+    with Engine(
+        checkpoint, cut, assumed_fabric(1), limits=limits, dtype="fp32", text=text
+    ) as running:
+        whole = running.generate(prompts)
+        told = whole[0].text
+        stop = next(told[i : i + 2] for i in range(4, 28) if told.find(told[i : i + 2]) == i)
+        cut_short = [replace(prompts[0], stop=("never there", stop)), prompts[1]]
+        answers, pieces = [Answer(), Answer()], ["", ""]
+        for index, piece in running.stream(cut_short, answers):
+            pieces[index] += piece
+        ignoring = replace(prompts[1], stop_tokens=(whole[1].tokens[5],), ignore_eos=True)
+        stopping = replace(ignoring, ignore_eos=False)
+        stopped = running.generate([stopping, ignoring])
+        running.finish()
+    assert answers[0].reason == "stop"
+    assert answers[0].text == pieces[0] == told[: told.index(stop)]
+    assert answers[1].text == pieces[1] == whole[1].text == text.decode(whole[1].tokens)
+    assert [answer.reason for answer in stopped] == ["stop", "length"]
+    assert stopped[0].tokens == whole[1].tokens[: whole[1].tokens.index(whole[1].tokens[5]) + 1]
+    assert stopped[1].tokens == whole[1].tokens
+
+
+def test_draws_are_the_same_in_any_layout_company_and_room(checkpoint: Path) -> None:
+    hot = Sampling(temperature=1.3, top_k=40, top_p=0.95, frequency_penalty=0.7, seed=5, logprobs=2)
+    prompts = Prompt(tuple(range(3, 40)), 40, hot).copies(3)
+    stages = {1: ((0, 4),), 2: ((0, 2), (2, 4))}
+    told: list[list[Answer]] = []
+    for layout, kv_tokens in ((Layout(), 512), (Layout(tp=2), 96), (Layout(pp=2, tp=2), 160)):
+        cut = Cut(layout, tuple(range(layout.world_size)), stages[layout.pp])
+        limits = Limits(max_batched_tokens=24, kv_tokens=kv_tokens)
+        with Engine(checkpoint, cut, assumed_fabric(4), limits=limits, dtype="fp32") as running:
+            told.append(running.generate(prompts))
+    assert [a.tokens for a in told[0]] == [a.tokens for a in told[1]] == [a.tokens for a in told[2]]
+    assert len({tuple(answer.tokens) for answer in told[0]}) == 3
+    assert [len(answer.logprobs) for answer in told[0]] == [40] * 3
+    for ours, theirs in zip(told[0][1].logprobs, told[2][1].logprobs, strict=True):
+        assert ours.chosen == pytest.approx(theirs.chosen, abs=1e-3)
+        assert len(ours.top) == 2
+
+
+def test_copies_of_a_greedy_prompt_are_refused() -> None:
+    with pytest.raises(UsageError, match="equal answers"):
+        Prompt((1,), 4).copies(2)
+    with pytest.raises(UsageError, match="n is 0"):
+        Prompt((1,), 4).copies(0)
+    first, *others = Prompt((1,), 4, Sampling(temperature=1.0, seed=3)).copies(4)
+    assert first.sampling.seed == 3
+    assert len({each.sampling.seed for each in others}) == 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(["a", "b", "ab", "ba", "é", "日"]), max_size=12), st.data())
+def test_no_part_of_a_stop_string_is_ever_told(pieces: list[str], data: st.DataObject) -> None:
+    class Letters:
+        """A tokenizer whose tokens are the places of `pieces`."""
+
+        def decode(self, tokens: list[int]) -> str:
+            return "".join(pieces[token] for token in tokens)
+
+    stops = tuple(data.draw(st.lists(st.text("abé日", min_size=1, max_size=4), max_size=3)))
+    writer, told = Writer(Letters(), stops), ""  # type: ignore[arg-type]
+    for token in range(len(pieces)):
+        told += writer.add(token)
+        if writer.stopped:
+            break
+    else:
+        told += writer.end()
+    whole = "".join(pieces)
+    assert whole.startswith(told)
+    assert not any(stop in told for stop in stops)
+    if any(stop in whole for stop in stops):
+        assert writer.stopped
+        assert any(whole[len(told) :].startswith(stop) for stop in stops)
+    else:
+        assert told == whole
 
 
 def test_stages_of_another_model_are_refused_before_anything_starts(checkpoint: Path) -> None:

@@ -1,6 +1,7 @@
 """The scheduler by hand: scenarios small enough to write down every entry."""
 
 import math
+from array import array
 
 import msgspec
 import pytest
@@ -9,6 +10,7 @@ from sched_fake import FakeEngine, create_requests, create_scheduler, token_at
 from wirecut.errors import UsageError
 from wirecut.sched.blocks import BlockPool
 from wirecut.sched.request import Request
+from wirecut.sched.sampling import Sampling
 from wirecut.sched.scheduler import Finished, Scheduler
 from wirecut.sched.step import Entry, Step
 from wirecut.sched.weight import Weights
@@ -54,17 +56,18 @@ def test_prompts_are_cut_to_the_budget_and_mixed_with_decodes():
 
 
 def test_an_entry_carries_all_that_a_rank_needs():
-    engine = started(
-        [6], max_tokens=2, fields={"temperature": 0.5, "seed": 7}, max_batched_tokens=4
-    )
+    hot = Sampling(temperature=0.5, seed=7, presence_penalty=1.0)
+    engine = started([6], max_tokens=2, fields={"sampling": hot}, max_batched_tokens=4)
+    prompt, written = (1000, 1001, 1002, 1003, 1004, 1005), token_at("a", 6)
     assert engine.schedule().entries == (Entry("a", 0, (1000, 1001, 1002, 1003), (0, 1), False),)
     engine.commit()
     assert engine.schedule().entries == (
-        Entry("a", 4, (1004, 1005), (0, 1), True, temperature=0.5, seed=7, index=0),
+        Entry("a", 4, (1004, 1005), (0, 1), True, hot, 0, array("i", prompt).tobytes()),
     )
     engine.commit()
     step = engine.schedule()
-    assert step.entries == (Entry("a", 6, (token_at("a", 6),), (0, 1), True, 0.5, 7, 1),)
+    seen = array("i", (*prompt, written)).tobytes()
+    assert step.entries == (Entry("a", 6, (written,), (0, 1), True, hot, 1, seen),)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(step), type=Step) == step
 
 
@@ -245,6 +248,16 @@ def test_a_request_that_fills_the_pool_to_the_last_token_finishes():
     engine = started([10], max_tokens=6, num_blocks=4)
     engine.run()
     assert engine.requests["a"].output == engine.expected_output("a")
+
+
+def test_a_request_that_nothing_can_be_drawn_for_fails_alone_and_its_blocks_are_not_found():
+    engine = FakeEngine(create_scheduler())
+    engine.add(Request("bad", tuple(range(9)), 3), Request("good", tuple(range(50, 59)), 3))
+    step = engine.scheduler.schedule()
+    assert engine.scheduler.commit(step, {"bad": None, "good": 7}) == [Finished("bad", "failed")]
+    assert engine.scheduler.num_running == 1
+    engine.scheduler.add(Request("again", tuple(range(9)), 3))
+    assert shares(engine.scheduler.schedule()) == [("good", 9, 1, True), ("again", 0, 9, True)]
 
 
 def test_cancel_while_waiting_running_and_in_flight():

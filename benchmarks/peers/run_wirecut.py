@@ -21,7 +21,8 @@ from protocol import (
 )
 
 from wirecut.api import pricing_of
-from wirecut.engine.engine import Engine, Prompt
+from wirecut.engine.engine import Engine
+from wirecut.engine.prompt import Prompt
 from wirecut.fabric.discover import assumed_fabric
 from wirecut.fabric.fabric import load_fabric
 from wirecut.layout.layout import parse_layout

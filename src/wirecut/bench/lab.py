@@ -23,7 +23,8 @@ from wirecut.bench.testbed import LEAST_BITS_PER_S, MOST_BITS_PER_S, shaped_host
 from wirecut.cost.estimate import Candidate, price
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate
-from wirecut.engine.engine import Answer, Engine, Prompt
+from wirecut.engine.engine import Engine
+from wirecut.engine.prompt import Answer, Prompt
 from wirecut.errors import UsageError
 from wirecut.fabric.device import AttentionPoint, MatrixPoint
 from wirecut.fabric.fabric import Device, Fabric

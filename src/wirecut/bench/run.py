@@ -3,7 +3,7 @@
     run = run_cut(folder, pricing, cut, prompts, limits=limits)
     run.predicted.tpot_s, run.tpot_s, run.counted == run.formula
 
-Knows no text: prompts and answers are token ids.
+Prompts are token ids; answers have text where a tokenizer is given.
 """
 
 import statistics
@@ -15,8 +15,10 @@ from wirecut.cost.estimate import estimate
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected
 from wirecut.cost.wire import wire_traffic
-from wirecut.engine.engine import Answer, Engine, Prompt, Totals, check_prompt
+from wirecut.engine.engine import Engine, Totals
 from wirecut.engine.messages import Dealt
+from wirecut.engine.prompt import Answer, Prompt
+from wirecut.engine.text import Text
 from wirecut.engine.timeline import Timeline
 from wirecut.layout.plan import Cut, Limits
 from wirecut.machine.world import RankHost
@@ -43,8 +45,8 @@ class Run:
 
     @property
     def ttft_s(self) -> float:
-        """Mean seconds to the first token."""
-        return statistics.mean(answer.ttft_s for answer in self.answers)
+        """Mean seconds to the first token, over the answers that have one."""
+        return statistics.mean(each.ttft_s for each in self.answers if each.ttft_s is not None)
 
     @property
     def tpot_s(self) -> float | None:
@@ -74,15 +76,19 @@ def run_cut(
     trace: bool = False,
     hosts: Sequence[RankHost] = (),
     on_loaded: Callable[[], None] = lambda: None,
-    on_token: Callable[[int, int], None] = lambda index, token: None,
+    text: Text | None = None,
+    on_text: Callable[[int, str], None] = lambda index, piece: None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Run:
     """Load, serve `prompts` together `rounds` times, count. Answers are those of the round that
-    took the median time. `on_token` hears (prompt, token) as they come. With `trace` the timeline
-    is of the whole run. Raises WirecutError.
+    took the median time. With `text`, `on_text` hears (prompt, more of its answer) as it comes.
+    With `trace` the timeline is of the whole run. Prompts that cannot be served fail in their
+    answers; raises WirecutError when none can be.
     """
-    for index, prompt in enumerate(prompts):
-        check_prompt(index, prompt, pricing.spec, limits)
+    errors = [prompt.error(pricing.spec, limits.kv_tokens) for prompt in prompts]
+    if errors[0] and all(errors):
+        raise errors[0]
+    good = [prompt for prompt, error in zip(prompts, errors, strict=True) if not error]
     passes = [[Answer() for _ in prompts] for _ in range(rounds)]
     with Engine(
         folder,
@@ -93,12 +99,15 @@ def run_cut(
         weights=pricing.spec.weights.linear,
         trace=trace,
         hosts=hosts,
+        text=text,
         progress=progress,
     ) as engine:
         on_loaded()
         for answers in passes:
-            for index, token in engine.stream(prompts, answers):
-                on_token(index, token)
+            for index, piece in engine.stream(prompts, answers):
+                on_text(index, piece)
+            if answers[0].error and all(answer.error for answer in answers):
+                raise answers[0].error
         totals = engine.finish()
     return Run(
         cut=cut,
@@ -108,13 +117,13 @@ def run_cut(
         counted=totals.comm,
         dealt=totals.dealt,
         formula=formula_of(pricing, cut, totals),
-        predicted=estimate(pricing, cut, traffic_of(prompts)),
+        predicted=estimate(pricing, cut, traffic_of(good)),
         timeline=totals.timeline,
     )
 
 
 def _total_s(answers: Sequence[Answer]) -> float:
-    return max(answer.at_s[-1] for answer in answers)
+    return max(answer.at_s[-1] for answer in answers if answer.at_s)
 
 
 def median_run(runs: Sequence[Run]) -> Run:

@@ -10,12 +10,25 @@ import typer
 
 from wirecut.cli.options import DtypeOpt, FabricOpt, JsonOpt, check_outs, write_file
 from wirecut.cli.progress import Bar
-from wirecut.errors import UsageError
+from wirecut.cli.sampling import (
+    FrequencyOpt,
+    IgnoreEosOpt,
+    LogprobsOpt,
+    MinPOpt,
+    NumberOpt,
+    PresenceOpt,
+    RepetitionOpt,
+    SeedOpt,
+    StopOpt,
+    TemperatureOpt,
+    TopKOpt,
+    TopPOpt,
+)
+from wirecut.errors import UsageError, WirecutError
 
 if TYPE_CHECKING:
     from wirecut.bench.run import Run
-    from wirecut.engine.engine import Prompt
-    from wirecut.engine.text import Text
+    from wirecut.engine.prompt import Prompt
 
 MOST_NEW_TOKENS = 1_000_000
 
@@ -33,11 +46,24 @@ def generate(
     fabric: FabricOpt = None,
     dtype: DtypeOpt = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens to write at most.")] = 64,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="For a temperature above 0.")] = 0,
+    temperature: TemperatureOpt = 0.0,
+    top_k: TopKOpt = 0,
+    top_p: TopPOpt = 1.0,
+    min_p: MinPOpt = 0.0,
+    repetition_penalty: RepetitionOpt = 1.0,
+    presence_penalty: PresenceOpt = 0.0,
+    frequency_penalty: FrequencyOpt = 0.0,
+    seed: SeedOpt = 0,
+    n: NumberOpt = 1,
+    stop: StopOpt = None,
+    ignore_eos: IgnoreEosOpt = False,
+    logprobs: LogprobsOpt = None,
     max_batched_tokens: Annotated[
         int | None, typer.Option(help="Tokens in a step; longer prompts go in chunks.  [2048]")
     ] = None,
+    prefix_cache: Annotated[
+        bool, typer.Option(help="Prompts that begin alike share what is computed of them.")
+    ] = True,
     trace: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write what each rank did when there, for Perfetto."),
@@ -48,29 +74,51 @@ def generate(
     from wirecut.bench.run import run_cut, traffic_of
     from wirecut.cli.source import choose_cut, find_source, limits_for
     from wirecut.engine.chrome import trace_json
-    from wirecut.engine.engine import Prompt, check_runnable
-    from wirecut.engine.text import Stream, Text
+    from wirecut.engine.engine import check_runnable
+    from wirecut.engine.prompt import Prompt
+    from wirecut.engine.text import Text
+    from wirecut.sched.sampling import Sampling
 
-    _check(max_tokens, temperature, seed)
+    if not 1 <= max_tokens <= MOST_NEW_TOKENS:
+        raise UsageError(f"--max-tokens is {max_tokens}, expected 1 to {MOST_NEW_TOKENS}")
+    sampling = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        frequency_penalty=frequency_penalty,
+        seed=seed,
+        logprobs=logprobs,
+    )
+    sampling.check()
     check_outs(trace, kept=Path(model))
     source = find_source(model, fabric=fabric, dtype=dtype)
     spec = source.pricing.spec
     check_runnable(spec)
     text = Text(source.folder)
+    ends = tuple(stop or ())
     asked = [
-        Prompt(text.encode(each), max_tokens, temperature, seed, spec.stop_tokens)
+        copy
         for each in prompt
+        for copy in Prompt(
+            text.encode(each), max_tokens, sampling, spec.stop_tokens, ends, ignore_eos
+        ).copies(n)
     ]
-    if not all(each.tokens for each in asked):
-        raise UsageError("a --prompt is empty, expected some text to go on from")
+    errors = [each.error(spec) for each in asked]
+    if errors[0] and all(errors):
+        raise errors[0]
+    good = [each for each, error in zip(asked, errors, strict=True) if not error]
     limits = limits_for(
         source,
-        [len(each.tokens) for each in asked],
+        [len(each.tokens) for each in good],
         max_tokens,
         max_batched_tokens=max_batched_tokens,
+        prefix_cache=prefix_cache,
     )
-    cut = choose_cut(source, layout, traffic_of(asked))
-    stream, alone = Stream(text), len(prompt) == 1 and not as_json
+    cut = choose_cut(source, layout, traffic_of(good))
+    alone = len(asked) == 1 and not as_json
 
     def on_loaded() -> None:
         bar.clear()
@@ -78,9 +126,9 @@ def generate(
             print(prompt[0], end="", flush=True)
             line.callback(print, flush=True)  # ends the line, whatever happens
 
-    def on_token(_: int, token: int) -> None:
+    def on_text(_: int, piece: str) -> None:
         if alone:
-            print(stream.add(token), end="", flush=True)
+            print(piece, end="", flush=True)
 
     with Bar(f"Loading {cut.layout}") as bar, ExitStack() as line:
         run = run_cut(
@@ -91,42 +139,39 @@ def generate(
             limits=limits,
             trace=trace is not None,
             on_loaded=on_loaded,
-            on_token=on_token,
+            text=text,
+            on_text=on_text,
             progress=bar.update,
         )
     if trace is not None:
         write_file(trace_json(run.timeline), trace)
     if as_json:
-        _print_json(run, asked, text)
-        return
-    if not alone:
-        for i, (before, answer) in enumerate(zip(prompt, run.answers, strict=True)):
-            print(f"[{i}] {before}{text.decode(answer.tokens)}\n")
-    _show(run)
+        _print_json(run, asked, n)
+    else:
+        if not alone:
+            for i, answer in enumerate(run.answers):
+                print(f"[{i}] {prompt[i // n]}{answer.text}\n")
+        _show(run)
+    if failed := [answer.error for answer in run.answers if answer.error]:
+        raise WirecutError(f"{len(failed)} of {len(asked)} answers failed, as in: {failed[0]}")
 
 
-def _check(max_tokens: int, temperature: float, seed: int) -> None:
-    if not 1 <= max_tokens <= MOST_NEW_TOKENS:
-        raise UsageError(f"--max-tokens is {max_tokens}, expected 1 to {MOST_NEW_TOKENS}")
-    if not 0 <= temperature <= 100:
-        raise UsageError(f"--temperature is {temperature}, expected 0 (greedy) to 100")
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"--seed is {seed}, expected 0 to 2**63 - 1")
-
-
-def _print_json(run: "Run", asked: "list[Prompt]", text: "Text") -> None:
+def _print_json(run: "Run", asked: "list[Prompt]", n: int) -> None:
     import msgspec
 
     outputs = [
         {
-            "text": text.decode(answer.tokens),
+            "prompt": i // n,
+            "text": answer.text,
             "prompt_token_ids": prompt.tokens,
             "token_ids": answer.tokens,
             "ttft_s": answer.ttft_s,
             "tpot_s": answer.tpot_s,
             "stopped_by": answer.reason,
+            "logprobs": [{"chosen": e.chosen, "top": e.top} for e in answer.logprobs],
+            "error": str(answer.error or ""),
         }
-        for prompt, answer in zip(asked, run.answers, strict=True)
+        for i, (prompt, answer) in enumerate(zip(asked, run.answers, strict=True))
     ]
     first = outputs[0]
     told: dict[str, Any] = {
@@ -144,6 +189,7 @@ def _print_json(run: "Run", asked: "list[Prompt]", text: "Text") -> None:
         "rank_shares": [run.timeline.shares(rank) for rank in range(run.cut.layout.world_size)],
         "predicted": run.predicted,
         "bytes_read": run.bytes_read,
+        "scheduled": msgspec.structs.asdict(run.dealt),
         "outputs": outputs,
     }
     print(msgspec.json.encode(told).decode())

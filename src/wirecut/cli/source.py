@@ -69,14 +69,19 @@ def choose_cut(source: Source, layout: str | None, traffic: Traffic) -> Cut:
 
 
 def limits_for(
-    source: Source, prompt_tokens: list[int], new_tokens: int, *, max_batched_tokens: int | None
+    source: Source,
+    prompt_tokens: list[int],
+    new_tokens: int,
+    *,
+    max_batched_tokens: int | None,
+    prefix_cache: bool,
 ) -> Limits:
     """The plan's limits, or KV room for exactly these prompts; rows a step as asked, which are
     never more than have KV room.
     """
     in_blocks = source.pricing.engine.in_blocks
     needed = sum(in_blocks(tokens + new_tokens) for tokens in prompt_tokens)
-    limits = source.pricing.limits
+    limits = replace(source.pricing.limits, prefix_cache=prefix_cache)
     if source.plan is None or limits.kv_tokens == 0:
         limits = replace(limits, kv_tokens=needed)
     if max_batched_tokens is not None:

@@ -2,7 +2,7 @@
 tokens back.
 
     with Engine(folder, cut, fabric, limits=limits, dtype="bf16") as engine:
-        for request, token, reason in engine.stream([Prompt((1, 2, 3), max_tokens=16)]):
+        for index, piece in engine.stream([Prompt((1, 2, 3), max_tokens=16)], [Answer()]):
             ...
         totals = engine.finish()
 
@@ -11,13 +11,15 @@ Imports no torch: the ranks do.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 
+from wirecut.engine.hearing import Hearing
 from wirecut.engine.messages import (
+    Cancel,
     Counted,
     Dealt,
     FromRank,
@@ -29,6 +31,8 @@ from wirecut.engine.messages import (
     Task,
     add_up,
 )
+from wirecut.engine.prompt import BLOCK_TOKENS, Answer, Prompt
+from wirecut.engine.text import Text, Writer
 from wirecut.engine.timeline import Timeline, read_timeline
 from wirecut.engine.trace import ROUTINE_SPANS, TRACED_SPANS
 from wirecut.engine.wired import choose_wires
@@ -39,46 +43,13 @@ from wirecut.layout.plan import Cut, Limits
 from wirecut.layout.rules import OWN_ENGINE, why_not, why_not_shares
 from wirecut.machine.ranks import Ranks, start_ranks
 from wirecut.machine.world import RankHost
-from wirecut.sched.request import Reason
 from wirecut.spec.checkpoint import check_checkpoint
 from wirecut.spec.held import as_held
 from wirecut.spec.hf import read_config
 from wirecut.spec.model import ModelSpec
 from wirecut.spec.runnable import why_not_run
 
-BLOCK_TOKENS = 32
 REPORT_S = 30.0  # what ranks get to report and end
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One request: token ids in, at most `max_tokens` out. Temperature 0 is greedy."""
-
-    tokens: tuple[int, ...]
-    max_tokens: int
-    temperature: float = 0.0
-    seed: int = 0
-    stop_tokens: tuple[int, ...] = ()
-
-
-@dataclass(slots=True)
-class Answer:
-    """What came back for one prompt: tokens, seconds from submission to each, and why it ended."""
-
-    tokens: list[int] = field(default_factory=list)
-    at_s: list[float] = field(default_factory=list)
-    reason: Reason | None = None
-    logits: list[bytes] = field(default_factory=list)
-
-    @property
-    def ttft_s(self) -> float:
-        """Seconds to the first token."""
-        return self.at_s[0]
-
-    @property
-    def tpot_s(self) -> float | None:
-        """Mean seconds per token after the first; None when there is none."""
-        return (self.at_s[-1] - self.at_s[0]) / (len(self.at_s) - 1) if len(self.at_s) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +79,20 @@ class Engine:
         keep_logits: bool = False,
         trace: bool = False,
         hosts: Sequence[RankHost] = (),
+        text: Text | None = None,
         progress: Callable[[int, int], None] = lambda done, of: None,
     ) -> None:
         """Start the ranks and return once each holds its slices. Raises WirecutError.
 
         With `trace` every span is kept, else the last of them (on GPUs none: timing them makes
         each call wait). `weights` is what quantised linears are held in, "" as they are stored
-        where a kernel reads that. `hosts` are where the fabric's hosts are, by name, when they are
-        not all this one. `progress` is called with tensors read and tensors to read, over all
-        ranks.
+        where a kernel reads that. With `text` answers have text, and prompts may have stop strings.
+        `hosts` are where the fabric's hosts are, by name, when they are not all this one.
+        `progress` is called with tensors read and tensors to read, over all ranks.
         """
         self.spec = read_config(folder / "config.json")
         self.cut, self.limits = cut, limits
+        self._text, self._num_asked = text, 0
         kinds = {fabric.devices[device].kind for device in cut.placement}
         held = as_held(self.spec, dtype=dtype, on_cpus="gpu" not in kinds, weights=weights)
         if reason := why_not(held, cut.layout, len(fabric.devices), OWN_ENGINE):
@@ -169,41 +142,63 @@ class Engine:
             pass
         return answers
 
-    def stream(self, prompts: Sequence[Prompt], answers: list[Answer]) -> Iterator[tuple[int, int]]:
-        """Serve `prompts` together: (index of the prompt, token) as they come; `answers` fill
-        meanwhile.
+    def stream(self, prompts: Sequence[Prompt], answers: list[Answer]) -> Iterator[tuple[int, str]]:
+        """Serve `prompts` together: (index of the prompt, what its newest token adds to the text)
+        as they come; `answers` fill meanwhile. A prompt that cannot be served fails alone.
         """
-        for index, prompt in enumerate(prompts):
-            check_prompt(index, prompt, self.spec, self.limits)
-        layout = self.cut.layout
-        load = [0] * layout.dp
+        asked = self._submit(prompts, answers)
         begin = time.monotonic()
-        for index, prompt in enumerate(prompts):
+        try:
+            while asked:
+                _, message = self._ranks.next_message()
+                now = time.monotonic() - begin
+                assert isinstance(message, Sampled)
+                for news in message.news:
+                    if (one := asked.get(news.id)) is None:
+                        continue  # cancelled, and told before that was heard
+                    if (piece := one.hear(news, now)) is not None:
+                        yield one.index, piece
+                    if one.answer.reason is not None:
+                        del asked[news.id]
+                        if news.reason is None:
+                            self._ranks.send(one.leader, Cancel(news.id))
+        finally:
+            for id, one in asked.items():
+                self._ranks.send(one.leader, Cancel(id))
+
+    def _submit(self, prompts: Sequence[Prompt], answers: list[Answer]) -> dict[int, Hearing]:
+        """Deal the prompts that can be served to the replicas, the least loaded first."""
+        layout, asked = self.cut.layout, dict[int, Hearing]()
+        load = [0] * layout.dp
+        for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            try:
+                prompt.check(self.spec, self.limits.kv_tokens)
+                writer = self._writer(prompt)
+            except UsageError as error:
+                answer.fail(error)
+                continue
             replica = load.index(min(load))
             load[replica] += len(prompt.tokens) + prompt.max_tokens
-            request = Submit(
-                index,
-                prompt.tokens,
-                prompt.max_tokens,
-                prompt.stop_tokens,
-                prompt.temperature,
-                prompt.seed,
+            leader = layout.rank(dp=replica)
+            self._num_asked += 1
+            asked[self._num_asked] = Hearing(index, leader, answer, writer)
+            self._ranks.send(
+                leader,
+                Submit(
+                    self._num_asked,
+                    prompt.tokens,
+                    prompt.max_tokens,
+                    prompt.stop_tokens,
+                    prompt.ignore_eos,
+                    prompt.sampling,
+                ),
             )
-            self._ranks.send(layout.rank(dp=replica), request)
-        left = len(prompts)
-        while left:
-            _, message = self._ranks.next_message()
-            now = time.monotonic() - begin
-            assert isinstance(message, Sampled)
-            for place, (index, token, reason) in enumerate(message.tokens):
-                answer = answers[index]
-                answer.tokens.append(token)
-                answer.at_s.append(now)
-                answer.reason = reason
-                if message.logits:
-                    answer.logits.append(message.logits[place])
-                left -= reason is not None
-                yield index, token
+        return asked
+
+    def _writer(self, prompt: Prompt) -> Writer | None:
+        if self._text is None and prompt.stop:
+            raise UsageError("stop strings need the engine to be started with a tokenizer")
+        return Writer(self._text, prompt.stop) if self._text else None
 
     def finish(self) -> Totals:
         """End the ranks in order and return what they counted."""
@@ -253,26 +248,6 @@ def check_runnable(spec: ModelSpec) -> None:
     """Raise ModelError for what this version plans and does not run."""
     if reason := why_not_run(spec):
         raise ModelError(reason)
-
-
-def check_prompt(index: int, prompt: Prompt, spec: ModelSpec, limits: Limits) -> None:
-    """Raise UsageError when this model cannot serve prompt number `index` within these limits."""
-    most = len(prompt.tokens) + prompt.max_tokens
-    room = limits.kv_tokens // BLOCK_TOKENS * BLOCK_TOKENS
-    if not prompt.tokens or prompt.max_tokens < 1:
-        raise UsageError(f"prompt {index} is empty, or asks for no token")
-    if most > spec.max_positions:
-        raise UsageError(
-            f"prompt {index}: {len(prompt.tokens)} tokens and {prompt.max_tokens} to write are "
-            f"{most}, the model's window is {spec.max_positions}"
-        )
-    if most > room:
-        raise UsageError(
-            f"prompt {index}: {len(prompt.tokens)} tokens and {prompt.max_tokens} to write are "
-            f"{most}, there is KV room for {room}"
-        )
-    if not all(0 <= token < spec.vocab for token in prompt.tokens):
-        raise UsageError(f"prompt {index} has token ids outside 0 to {spec.vocab - 1}")
 
 
 def _start(

@@ -4,11 +4,12 @@ Leader(rank, process.channel).run()     # until the front says Stop and nothing 
 """
 
 from collections import deque
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from wirecut.engine.messages import Dealt, Sampled, Stop, Submit
+from wirecut.engine.messages import Dealt, Draws, News, Sampled, Stop, Submit
 from wirecut.machine.channel import Channel
 from wirecut.sched.request import Request
 from wirecut.sched.scheduler import Scheduler
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 IDLE_S = 20.0  # an idle replica sends an empty step this often, so that no socket times out
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_tokens = msgspec.msgpack.Decoder(tuple[list[int], list[bytes]]).decode
+_decode_draws = msgspec.msgpack.Decoder(Draws).decode
 
 
 class Leader:
@@ -41,7 +42,7 @@ class Leader:
             attention_tokens=rank.attention_tokens,
             prefix_cache=limits.prefix_cache,
         )
-        self._in_flight: deque[tuple[Step, tuple[list[int], list[bytes]] | None]] = deque()
+        self._in_flight: deque[tuple[Step, Draws | None]] = deque()
         self._stopping = False
 
     def run(self) -> None:
@@ -72,7 +73,10 @@ class Leader:
             if isinstance(message, Stop):
                 self._stopping = True
                 return
-            self._scheduler.add(_request(message))
+            if isinstance(message, Submit):
+                self._scheduler.add(_request(message))
+            elif (done := self._scheduler.cancel(message.id)) is not None:
+                self._channel.send(Sampled([News(message.id, reason=done.reason)]))
 
     def _dealt(self) -> Dealt:
         dealt = self._scheduler
@@ -89,17 +93,32 @@ class Leader:
 
     def _commit(self) -> None:
         """Take the tokens of the oldest step, and pass them on."""
-        step, sampled = self._in_flight.popleft()
+        step, draws = self._in_flight.popleft()
         if self._rank.wires.tokens:
-            sampled = _decode_tokens(self._rank.wires.tokens.receive())
-        assert sampled is not None
-        tokens, logits = sampled
+            draws = _decode_draws(self._rank.wires.tokens.receive())
+        assert draws is not None
         ids = [entry.request_id for entry in step.entries if entry.samples]
-        by_request = dict(zip(ids, tokens, strict=True))
+        by_request = dict(zip(ids, draws.tokens, strict=True))
         reasons = {f.request_id: f.reason for f in self._scheduler.commit(step, by_request)}
-        if tokens:
-            told = [(int(i), token, reasons.get(i)) for i, token in by_request.items()]
-            self._channel.send(Sampled(told, logits))
+        news = [
+            News(int(i), token, reasons.pop(i, None), self._failure(step, token), logprobs, logits)
+            for (i, token), logprobs, logits in zip_longest(
+                by_request.items(), draws.logprobs, draws.logits
+            )
+        ]
+        news += [News(int(i), reason=reason) for i, reason in reasons.items()]  # cancelled
+        if news:
+            self._channel.send(Sampled(news))
+
+    def _failure(self, step: Step, token: int | None) -> str:
+        if token is not None:
+            return ""
+        layout, at = self._rank.cut.layout, self._rank.at
+        drawn_by = layout.rank(dp=at["dp"], pp=layout.pp - 1)
+        return (
+            f"rank {drawn_by}, step {step.id}: the logits are not finite (NaN, or nothing is "
+            "possible). The weights hold such values, or they overflow: try --dtype fp32"
+        )
 
 
 def _request(message: Submit) -> Request:
@@ -108,6 +127,6 @@ def _request(message: Submit) -> Request:
         prompt=message.prompt,
         max_tokens=message.max_tokens,
         stop_tokens=frozenset(message.stop_tokens),
-        temperature=message.temperature,
-        seed=message.seed,
+        ignore_eos=message.ignore_eos,
+        sampling=message.sampling,
     )

@@ -7,6 +7,7 @@ import msgspec
 from wirecut.engine.wired import Wired
 from wirecut.layout.plan import Cut, Limits
 from wirecut.sched.request import Reason
+from wirecut.sched.sampling import GREEDY, Sampling
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -41,28 +42,60 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     seconds: float
 
 
-class Submit(msgspec.Struct, frozen=True, tag="submit"):
+class Submit(msgspec.Struct, frozen=True, tag="submit", omit_defaults=True):
     """A request for the leader of a replica."""
 
     id: int
     prompt: tuple[int, ...]
     max_tokens: int
-    stop_tokens: tuple[int, ...]
-    temperature: float
-    seed: int
+    stop_tokens: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    sampling: Sampling = GREEDY
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """Drop a request: nobody waits for it any more."""
+
+    id: int
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """No more requests: report and end."""
 
 
-class Sampled(msgspec.Struct, frozen=True, tag="sampled"):
-    """Tokens of one step: (request, token, why it ended or None). `logits` only when the task asked
-    for them.
+class Logprobs(msgspec.Struct, frozen=True, array_like=True):
+    """The log-probability of a token drawn, and the likeliest (token, log-probability) there."""
+
+    chosen: float
+    top: list[tuple[int, float]]
+
+
+class Draws(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What was drawn in a step, by row that samples; None where logits were not finite.
+
+    `logprobs` is empty when no row asked, `logits` when the task did not.
     """
 
-    tokens: list[tuple[int, int, Reason | None]]
+    tokens: list[int | None]
+    logprobs: list[Logprobs | None] = []
     logits: list[bytes] = []
+
+
+class News(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What a step brought one request: a token, why it ended, an error."""
+
+    id: int
+    token: int | None = None
+    reason: Reason | None = None
+    error: str = ""
+    logprobs: Logprobs | None = None
+    logits: bytes | None = None
+
+
+class Sampled(msgspec.Struct, frozen=True, tag="sampled"):
+    """What a step brought."""
+
+    news: list[News]
 
 
 class Dealt(msgspec.Struct, frozen=True, tag="dealt"):
@@ -96,4 +129,4 @@ class Counted(msgspec.Struct, frozen=True, tag="counted"):
 
 
 FromRank = Loading | Loaded | Sampled | Dealt | Counted
-ToRank = Submit | Stop
+ToRank = Submit | Cancel | Stop

@@ -1,25 +1,157 @@
-"""From logits to tokens. A request draws the same tokens for the same seed in any batch."""
+"""From logits to tokens, for all rows of a batch at once. A request draws the same tokens for the
+same seed in any batch and layout: what a draw depends on is in its entry.
+
+Shapes: T rows that sample, R of them that do more than take the likeliest token, V vocabulary, K
+the likeliest tokens of a row.
+"""
+
+from hashlib import blake2b
+from math import inf
 
 import torch
 
+from wirecut.engine.messages import Draws, Logprobs
+from wirecut.sched.sampling import Sampling
 from wirecut.sched.step import Entry
 
-
-def sample(logits_TV: torch.Tensor, entries: list[Entry]) -> list[int]:
-    """One token per row. Temperature 0 takes the likeliest (the lowest id of equals)."""
-    tokens = logits_TV.argmax(dim=-1).tolist()
-    for row, entry in enumerate(entries):
-        if entry.temperature > 0:
-            tokens[row] = _draw(logits_TV[row], entry)
-    return tokens
+FIRST_LOOK = 256  # of a row's likeliest tokens: most nuclei are smaller
+# A 32-bit finalizer whose every output bit depends on every input bit (Wellons, "hash prospector",
+# lowbias32), and 2**32 over the golden ratio to spread token ids.
+SHIFTS_AND_FACTORS = ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32))
+SPREAD = 0x9E3779B9 - 2**32
 
 
-def _draw(logits_V: torch.Tensor, entry: Entry) -> int:
-    """Gumbel's trick: the maximum of logits / temperature + noise falls as the softmax does.
+def sample(logits_TV: torch.Tensor, entries: list[Entry]) -> Draws:
+    """One token per row, None where the logits are not finite. Of equals it is the lowest id."""
+    tokens_T = logits_TV.argmax(dim=-1)
+    sound_T = logits_TV.gather(1, tokens_T[:, None])[:, 0].isfinite()  # NaN counts as the largest
+    if rows := [i for i, entry in enumerate(entries) if not entry.sampling.takes_likeliest]:
+        tokens_T[rows] = _draw(logits_TV[rows].float(), [entries[i] for i in rows])
+    tokens = [None if token < 0 else token for token in tokens_T.where(sound_T, -1).tolist()]
+    return Draws(tokens, _logprobs(logits_TV, tokens, entries))
 
-    The noise depends on the request's seed and the number of the token alone.
+
+def _draw(logits_RV: torch.Tensor, entries: list[Entry]) -> torch.Tensor:
+    """Gumbel's trick: the maximum of logits / temperature + noise falls as the softmax does."""
+    asked, device = [entry.sampling for entry in entries], logits_RV.device
+    if any(each.penalises for each in asked):
+        logits_RV = _penalised(logits_RV, entries)
+    heat_R1 = _column([each.temperature for each in asked], device)
+    scaled_RV = logits_RV - logits_RV.amax(dim=-1, keepdim=True)
+    scaled_RV /= heat_R1.where(heat_R1 > 0, 1.0)
+    scaled_RV.masked_fill_(scaled_RV < _cutoffs(scaled_RV, asked), -inf)
+    noise_RV = _noise(entries, logits_RV.shape[1], device)
+    return (scaled_RV + noise_RV * (heat_R1 > 0)).argmax(dim=-1)
+
+
+def _penalised(logits_RV: torch.Tensor, entries: list[Entry]) -> torch.Tensor:
+    asked, device = [entry.sampling for entry in entries], logits_RV.device
+    seen = bytearray().join(entry.seen for entry in entries)
+    tokens_S = torch.frombuffer(seen, dtype=torch.int32).long().to(device)
+    counts = [len(entry.seen) // 4 for entry in entries]
+    rows_S = torch.arange(len(entries), device=device).repeat_interleave(
+        torch.tensor(counts, device=device)
+    )
+    seen_RV = torch.zeros_like(logits_RV).index_put_((rows_S, tokens_S), logits_RV.new_ones(()))
+    factor_RV = _column([each.repetition_penalty for each in asked], device) ** seen_RV
+    logits_RV = torch.where(logits_RV > 0, logits_RV / factor_RV, logits_RV * factor_RV)
+
+    written = [
+        i >= count - entry.index
+        for entry, count in zip(entries, counts, strict=True)
+        for i in range(count)
+    ]
+    written_S = torch.tensor(written, device=device)
+    times_RV = torch.zeros_like(logits_RV).index_put_(
+        (rows_S[written_S], tokens_S[written_S]), logits_RV.new_ones(()), accumulate=True
+    )
+    logits_RV -= _column([each.frequency_penalty for each in asked], device) * times_RV
+    return logits_RV - _column([each.presence_penalty for each in asked], device) * (times_RV > 0)
+
+
+def _cutoffs(scaled_RV: torch.Tensor, asked: list[Sampling]) -> torch.Tensor:
+    """The least that a row's logits may be, (R, 1): its largest is 0."""
+    device = scaled_RV.device
+    cutoff_R1 = _column([each.min_p for each in asked], device).log()
+    rows = [i for i, each in enumerate(asked) if each.top_k or each.top_p < 1]
+    if rows:
+        some_RV, some = scaled_RV[rows], [asked[i] for i in rows]
+        look = max(FIRST_LOOK, *(each.top_k for each in some))
+        cutoff_R1[rows] = torch.maximum(cutoff_R1[rows], _nucleus(some_RV, some, look))
+    return cutoff_R1
+
+
+def _nucleus(scaled_RV: torch.Tensor, asked: list[Sampling], look: int) -> torch.Tensor:
+    """The smallest logit that `top_k` and then `top_p` leave in each row, found among the `look`
+    likeliest where that is enough.
     """
-    generator = torch.Generator().manual_seed((entry.seed * 1_000_003 + entry.index) % 2**63)
-    uniform_V = torch.rand(logits_V.shape, generator=generator, dtype=torch.float64)
-    noise_V = -torch.log(-torch.log(uniform_V.clamp_min(1e-300)))
-    return int((logits_V.cpu().double() / entry.temperature + noise_V).argmax())
+    device, vocab = scaled_RV.device, scaled_RV.shape[1]
+    top_RK = scaled_RV.topk(min(look, vocab)).values
+    most_R1 = _column([each.top_k or vocab for each in asked], device).clamp_max(vocab)
+    share_R1 = _column([each.top_p if each.top_p < 1 else inf for each in asked], device)
+    top_RK = top_RK.masked_fill(torch.arange(top_RK.shape[1], device=device) >= most_R1, -inf)
+    all_R1 = torch.where(
+        most_R1 < vocab,
+        top_RK.logsumexp(dim=-1, keepdim=True),
+        scaled_RV.logsumexp(dim=-1, keepdim=True),
+    )
+    chance_RK = (top_RK - all_R1).exp()
+    before_RK = chance_RK.cumsum(dim=-1) - chance_RK
+    left_R1 = ((before_RK < share_R1) & (top_RK > -inf)).sum(dim=-1, keepdim=True)
+    if bool(((left_R1 == top_RK.shape[1]) & (left_R1 < most_R1)).any()):
+        return _nucleus(scaled_RV, asked, 8 * look)
+    return top_RK.gather(1, left_R1.clamp_min(1) - 1)
+
+
+def _noise(entries: list[Entry], vocab: int, device: torch.device) -> torch.Tensor:
+    """Gumbel noise (R, V) that depends on the request's seed, the number of the token drawn and the
+    token's id alone.
+    """
+    keys = [_keys(entry.sampling.seed, entry.index) for entry in entries]
+    first_R1, second_R1 = torch.tensor(keys, dtype=torch.int32, device=device).T[:, :, None]
+    bits_RV = torch.arange(vocab, dtype=torch.int32, device=device) * SPREAD + first_R1
+    for key_R1 in (second_R1, first_R1):
+        for shift, factor in SHIFTS_AND_FACTORS:
+            bits_RV ^= (bits_RV >> shift) & (2 ** (32 - shift) - 1)
+            bits_RV *= factor
+        bits_RV += key_R1
+    bits_RV ^= (bits_RV >> 16) & 0xFFFF
+    uniform_RV = ((bits_RV & 0x7FFFFFFF).float() + 0.5) * 2.0**-31
+    waited_RV = uniform_RV.clamp_(max=1 - 2.0**-24).neg_().log1p_().neg_()  # exponential
+    return waited_RV.log_().neg_()
+
+
+def _keys(seed: int, index: int) -> tuple[int, int]:
+    """Two signed 32-bit numbers for token number `index` of a request."""
+    digest = blake2b(
+        seed.to_bytes(8, "little") + index.to_bytes(8, "little"), digest_size=8
+    ).digest()
+    return tuple(int.from_bytes(digest[i : i + 4], "little", signed=True) for i in (0, 4))
+
+
+def _logprobs(
+    logits_TV: torch.Tensor, tokens: list[int | None], entries: list[Entry]
+) -> list[Logprobs | None]:
+    """What each row asked for of the model's own log-probabilities; empty when none did."""
+    rows = {
+        i: asked
+        for i, (entry, token) in enumerate(zip(entries, tokens, strict=True))
+        if (asked := entry.sampling.logprobs) is not None and token is not None
+    }
+    if not rows:
+        return []
+    at = list(rows)
+    all_RV = logits_TV[at].float().log_softmax(dim=-1)
+    chosen = all_RV.gather(1, torch.tensor([[tokens[i]] for i in at], device=all_RV.device))
+    most = min(max(rows.values()), all_RV.shape[1])
+    values, ids = (part.tolist() for part in all_RV.topk(most))
+    told: list[Logprobs | None] = [None] * len(entries)
+    for place, (i, count) in enumerate(rows.items()):
+        top = list(zip(ids[place][:count], values[place][:count], strict=True))
+        told[i] = Logprobs(chosen[place].item(), top)
+    return told
+
+
+def _column(values: list[float], device: torch.device) -> torch.Tensor:
+    """(R, 1), one value per row."""
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None]

@@ -65,3 +65,49 @@ class Stream:
         self._tokens = self._tokens[self._known :]
         self._known = len(self._tokens)
         return whole[len(before) :]
+
+    def rest(self) -> str:
+        """What an unfinished character reads as, at the end."""
+        before = self._text.decode(self._tokens[: self._known])
+        return self._text.decode(self._tokens)[len(before) :]
+
+
+class Writer:
+    """The text of one answer as it comes, up to the first of the strings `stop`. What may be the
+    beginning of one is held back until that is known.
+    """
+
+    def __init__(self, text: Text, stop: tuple[str, ...]) -> None:
+        self._stream, self._stop = Stream(text), stop
+        self._longest = max(map(len, stop), default=0)
+        self._held = ""
+        self.stopped = False
+
+    def add(self, token: int) -> str:
+        """What `token` adds to the text that is sure; `stopped` when a stop string was found."""
+        return self._tell(self._stream.add(token), end=False)
+
+    def end(self) -> str:
+        """What is still to be told when no token follows."""
+        return self._tell(self._stream.rest(), end=True)
+
+    def _tell(self, more: str, *, end: bool) -> str:
+        self._held += more
+        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        self.stopped = bool(found)
+        if found or end:
+            told, self._held = self._held[: min(found, default=None)], ""
+            return told
+        kept = self._num_kept()
+        told, self._held = (
+            self._held[: len(self._held) - kept],
+            self._held[len(self._held) - kept :],
+        )
+        return told
+
+    def _num_kept(self) -> int:
+        """Characters at the end of what is held that a stop string begins with."""
+        for count in range(min(self._longest - 1, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-count:]) for stop in self._stop):
+                return count
+        return 0

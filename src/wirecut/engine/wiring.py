@@ -22,8 +22,9 @@ from wirecut.units import KIB, MIB
 
 STAGE_DEADLINE_S = 600.0  # another stage computes meanwhile: minutes for a long prompt on CPUs
 LARGEST_SLOT = 8 * MIB  # of a collective; longer ones go in pieces
-# Room in a step's MessagePack, generously: an id of a token or a block is at most 5 bytes, an
-# entry's other fields at most 45, and a block holds more than 16 tokens.
+# Room in a step's MessagePack: an id of a token or a block is at most 5 bytes, an entry's other
+# fields at most 45 as a rule, and a block holds more than 16 tokens. Steps with more go in pieces:
+# blocks that several requests share are told for each, and penalties need all tokens so far.
 STEP_BYTES, STEP_BYTES_PER_TOKEN, STEP_BYTES_PER_SEQ = 4096, 12, 256
 STEP_BYTES_PER_KV_TOKEN = 5 / 16
 # What is timed of each wire.
@@ -50,17 +51,24 @@ class Wires:
 
 
 class SharedBytes:
-    """Small messages from one rank to others of its replica through a mailbox."""
+    """Small messages from one rank to others of its replica through a mailbox. One that is longer
+    than a slot goes in pieces, of which the last does not fill its slot.
+    """
 
     def __init__(self, box: Mailbox, reader: int | None) -> None:
         self._box, self._reader = box, reader
 
     def send(self, message: bytes) -> None:
-        self._box.write(message)
+        for start in range(0, len(message) + 1, self._box.slot_bytes):
+            self._box.write(message[start : start + self._box.slot_bytes])
 
     def receive(self) -> bytes:
         assert self._reader is not None
-        return self._box.read_bytes(self._reader)
+        message = piece = self._box.read_bytes(self._reader)
+        while len(piece) == self._box.slot_bytes:
+            piece = self._box.read_bytes(self._reader)
+            message += piece
+        return message
 
 
 class SocketBytes:

@@ -12,7 +12,7 @@ import torch
 
 from wirecut.engine.batch import build_batch
 from wirecut.engine.leader import Leader
-from wirecut.engine.messages import Counted, Loaded, Loading, Task, ToRank
+from wirecut.engine.messages import Counted, Draws, Loaded, Loading, Task, ToRank
 from wirecut.engine.models.build import build_stage
 from wirecut.engine.models.known import read_style
 from wirecut.engine.sampling import sample
@@ -23,11 +23,13 @@ from wirecut.engine.wiring import shared_bytes as wires_bytes
 from wirecut.layout.shards import padded_vocab
 from wirecut.machine.host import RankProcess
 from wirecut.machine.shm import Arena
+from wirecut.sched.sampling import MOST_LOGPROBS
 from wirecut.sched.step import Entry, Step
 from wirecut.spec.hf import read_config
 from wirecut.spec.model import ModelSpec
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LOGPROBS_BYTES = 16 * (MOST_LOGPROBS + 2)  # in MessagePack, with the token
 WARM_UP_TOKENS = 16  # within one block
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -46,7 +48,7 @@ def _sizes(task: Task, spec: ModelSpec) -> Sizes:
     return Sizes(
         row_bytes=spec.hidden * itemsize,
         logits_bytes=padded_vocab(spec.vocab, tp) // tp * itemsize,
-        sampled_bytes=8 + 4 * spec.vocab if task.keep_logits else 0,
+        sampled_bytes=LOGPROBS_BYTES + (8 + 4 * spec.vocab if task.keep_logits else 0),
     )
 
 
@@ -130,14 +132,12 @@ class Rank:
                 talks.count.reset()
         self.log.clear()
 
-    def forward(self, step: Step) -> tuple[list[int], list[bytes]] | None:
-        """This rank's part of a step. Tokens (and logits when kept) where they are sampled, None
-        elsewhere.
-        """
+    def forward(self, step: Step) -> Draws | None:
+        """This rank's part of a step. What was drawn where that is done, None elsewhere."""
         with self.log.step(step.id, tokens=step.num_tokens, decodes=step.num_decodes):
             return self._forward(step.entries)
 
-    def _forward(self, entries: tuple[Entry, ...]) -> tuple[list[int], list[bytes]] | None:
+    def _forward(self, entries: tuple[Entry, ...]) -> Draws | None:
         batch = build_batch(
             entries,
             block_tokens=self.task.block_tokens,
@@ -159,19 +159,18 @@ class Rank:
             return None
         sampling = [entry for entry in entries if entry.samples]
         if not sampling:
-            return ([], []) if self.at["tp"] == 0 else None
+            return Draws([]) if self.at["tp"] == 0 else None
         self.sampling_forwards += 1
         self.sampled_rows += len(sampling)
         logits_TV = self.stage.logits(batch, x_TE)
         if logits_TV is None:
             return None
-        kept = (
-            [row.float().cpu().numpy().tobytes() for row in logits_TV]
-            if self.task.keep_logits
-            else []
-        )
         with self.log.span("sampling"):
-            return sample(logits_TV, sampling), kept
+            draws = sample(logits_TV, sampling)
+        if self.task.keep_logits:
+            kept = [row.float().cpu().numpy().tobytes() for row in logits_TV]
+            return msgspec.structs.replace(draws, logits=kept)
+        return draws
 
     def follow(self) -> None:
         """Run the leader's steps until the one that ends."""

@@ -2,24 +2,26 @@
 computed.
 """
 
+from array import array
 from dataclasses import dataclass, field
 from typing import Literal
 
 from wirecut.errors import UsageError
 from wirecut.sched.blocks import Lease
 from wirecut.sched.prefix import ROOT, next_key
+from wirecut.sched.sampling import GREEDY, Sampling
 from wirecut.sched.step import Entry, RequestId
 
-Reason = Literal["stop", "length", "cancelled"]
+Reason = Literal["stop", "length", "cancelled", "failed"]
 
 
 @dataclass(slots=True, eq=False)
 class Request:
     """Prompt and output so far. `output` ends with the stop token when one was met.
 
-    The scheduler alone writes the fields below `seed`: `num_computed` positions are computed and
-    committed, the next `num_in_flight` are in steps not committed yet. `num_lost` were computed and
-    given up to a preemption. `keys` name the full blocks of what is known, as far as was asked.
+    The scheduler alone writes the fields below `sampling`: `num_computed` positions are computed
+    and committed, the next `num_in_flight` are in steps not committed yet. `num_lost` were computed
+    and given up to a preemption. `keys` name full blocks of what is known, as far as was asked.
     `arrival` counts requests: a greater one is younger.
     """
 
@@ -28,8 +30,7 @@ class Request:
     max_tokens: int
     stop_tokens: frozenset[int] = frozenset()
     ignore_eos: bool = False
-    temperature: float = 0.0
-    seed: int = 0
+    sampling: Sampling = GREEDY
 
     output: list[int] = field(default_factory=list[int])
     num_computed: int = 0
@@ -92,9 +93,8 @@ class Request:
         tokens, index = self.tokens(start, stop), len(self.output)
         if stop < len(self.prompt) + index:
             return Entry(self.id, start, tokens, self.lease.blocks, False)
-        return Entry(
-            self.id, start, tokens, self.lease.blocks, True, self.temperature, self.seed, index
-        )
+        seen = array("i", self.tokens(0, stop)).tobytes() if self.sampling.penalises else b""
+        return Entry(self.id, start, tokens, self.lease.blocks, True, self.sampling, index, seen)
 
     def check(self, room: int, positions: int) -> None:
         """Raise UsageError when it could never be served with `room` tokens of KV room, by a
@@ -113,8 +113,13 @@ class Request:
                 f" + {self.max_tokens} to write), more than the {limit} {what}"
             )
 
-    def finished_by(self, token: int) -> Reason | None:
-        """Why `token`, the newest of `output`, ends the request, or None when it goes on."""
+    def hear(self, token: int | None) -> Reason | None:
+        """Take the next token of the output, None if there is none to be had; why the request ends
+        with it, or None when it goes on.
+        """
+        if token is None:
+            return "failed"
+        self.output.append(token)
         if not self.ignore_eos and token in self.stop_tokens:
             return "stop"
         return "length" if len(self.output) >= self.max_tokens else None

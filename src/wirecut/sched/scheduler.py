@@ -142,9 +142,9 @@ class Scheduler:
         self._in_flight.append(step.id)
         return step
 
-    def commit(self, step: Step, tokens: Mapping[RequestId, int]) -> list[Finished]:
-        """Take back the oldest step in flight with one token per entry that samples; what finished
-        by it.
+    def commit(self, step: Step, tokens: Mapping[RequestId, int | None]) -> list[Finished]:
+        """Take back the oldest step in flight with one token per entry that samples, None where
+        nothing could be drawn: that request fails. What finished by it.
         """
         oldest = self._in_flight.popleft()
         assert step.id == oldest, f"step {step.id} came back, {oldest} is the oldest in flight"
@@ -158,11 +158,11 @@ class Scheduler:
             if request.cancelled:
                 reason = None if request.num_in_flight else "cancelled"
             elif entry.samples:
-                token = tokens[request.id]
-                request.output.append(token)
-                reason = request.finished_by(token)
+                reason = request.hear(tokens[request.id])
                 if reason is None:
                     self._ready.append(request)
+                elif reason == "failed":  # its keys and values may be to blame
+                    self.pool.forget(request.lease)
             if reason is not None:
                 self._stop_running(request)
                 del self._requests[request.id]

@@ -7,16 +7,18 @@ Knows no tensors.
 
 import msgspec
 
+from wirecut.sched.sampling import GREEDY, Sampling
+
 RequestId = int | str
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Entry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     """One request's share of a step: compute positions `start` to `start + len(tokens)`.
 
     `tokens` are the inputs at those positions and `blocks` is the request's whole block table, so
     position p lies in block `blocks[p // block_tokens]`. With `samples` the last row reaches the
-    end of what is known and yields output token number `index`, drawn at `temperature` (0: the
-    likeliest) from `seed`.
+    end of what is known and yields output token number `index`, drawn as `sampling` says. Penalties
+    ask what is there already: `seen` is all tokens so far, prompt and output, 4 bytes each.
     """
 
     request_id: RequestId
@@ -24,9 +26,9 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     tokens: tuple[int, ...]
     blocks: tuple[int, ...]
     samples: bool
-    temperature: float = 0.0
-    seed: int = 0
+    sampling: Sampling = GREEDY
     index: int = 0
+    seen: bytes = b""
 
     @property
     def stop(self) -> int:
