@@ -106,7 +106,8 @@ def test_rows_with_knobs_of_their_own_do_not_touch_each_other():
 def test_repetition_penalty_is_transformers(penalty):
     logits_TV, seen = logits_of(3), [(5, 9, 5, 900), (1,), tuple(range(400))]
     entries = [entry(prompt=each, repetition_penalty=penalty) for each in seen]
-    ours_TV = sampling._penalised(logits_TV.clone(), entries)
+    ours_TV = logits_TV.clone()
+    sampling._penalise(ours_TV, entries)
     processor = RepetitionPenaltyLogitsProcessor(penalty)
     for ours_V, row_V, each in zip(ours_TV, logits_TV, seen, strict=True):
         torch.testing.assert_close(ours_V[None], processor(torch.tensor([each]), row_V[None]))
@@ -116,7 +117,8 @@ def test_presence_and_frequency_count_the_answer_and_not_the_prompt():
     logits_TV = logits_of(2)
     penalties = {"presence_penalty": 0.5, "frequency_penalty": 0.25}
     entries = [entry(prompt=(7, 8), written=(3, 3, 3, 7), **penalties), entry(prompt=(3,), seed=1)]
-    ours_TV = sampling._penalised(logits_TV.clone(), entries)
+    ours_TV = logits_TV.clone()
+    sampling._penalise(ours_TV, entries)
     expected_TV = logits_TV.clone()
     expected_TV[0, 3] -= 0.5 + 3 * 0.25
     expected_TV[0, 7] -= 0.5 + 0.25

@@ -32,41 +32,40 @@ def sample(logits_TV: torch.Tensor, entries: list[Entry]) -> Draws:
 
 
 def _draw(logits_RV: torch.Tensor, entries: list[Entry]) -> torch.Tensor:
-    """Gumbel's trick: the maximum of logits / temperature + noise falls as the softmax does."""
+    """Gumbel's trick: the maximum of logits / temperature + noise falls as the softmax does. Works
+    in place, for the sake of CPUs: fresh memory costs them more than arithmetic.
+    """
     asked, device = [entry.sampling for entry in entries], logits_RV.device
     if any(each.penalises for each in asked):
-        logits_RV = _penalised(logits_RV, entries)
+        _penalise(logits_RV, entries)
     heat_R1 = _column([each.temperature for each in asked], device)
-    scaled_RV = logits_RV - logits_RV.amax(dim=-1, keepdim=True)
-    scaled_RV /= heat_R1.where(heat_R1 > 0, 1.0)
-    scaled_RV.masked_fill_(scaled_RV < _cutoffs(scaled_RV, asked), -inf)
-    noise_RV = _noise(entries, logits_RV.shape[1], device)
-    return (scaled_RV + noise_RV * (heat_R1 > 0)).argmax(dim=-1)
+    logits_RV -= logits_RV.amax(dim=-1, keepdim=True)
+    logits_RV /= heat_R1.where(heat_R1 > 0, 1.0)
+    logits_RV.masked_fill_(logits_RV < _cutoffs(logits_RV, asked), -inf)
+    logits_RV += _noise(entries, logits_RV.shape[1], device).mul_(heat_R1 > 0)
+    return logits_RV.argmax(dim=-1)
 
 
-def _penalised(logits_RV: torch.Tensor, entries: list[Entry]) -> torch.Tensor:
+def _penalise(logits_RV: torch.Tensor, entries: list[Entry]) -> None:
+    """Change the logits of tokens that are there already, S of them over all rows."""
     asked, device = [entry.sampling for entry in entries], logits_RV.device
     seen = bytearray().join(entry.seen for entry in entries)
     tokens_S = torch.frombuffer(seen, dtype=torch.int32).long().to(device)
-    counts = [len(entry.seen) // 4 for entry in entries]
-    rows_S = torch.arange(len(entries), device=device).repeat_interleave(
-        torch.tensor(counts, device=device)
+    counts_R = torch.tensor([len(entry.seen) // 4 for entry in entries], device=device)
+    rows_S = torch.arange(len(entries), device=device).repeat_interleave(counts_R)
+    factor_S = _column([each.repetition_penalty for each in asked], device)[rows_S, 0]
+    before_S = logits_RV[rows_S, tokens_S]
+    logits_RV[rows_S, tokens_S] = torch.where(
+        before_S > 0, before_S / factor_S, before_S * factor_S
     )
-    seen_RV = torch.zeros_like(logits_RV).index_put_((rows_S, tokens_S), logits_RV.new_ones(()))
-    factor_RV = _column([each.repetition_penalty for each in asked], device) ** seen_RV
-    logits_RV = torch.where(logits_RV > 0, logits_RV / factor_RV, logits_RV * factor_RV)
-
-    written = [
-        i >= count - entry.index
-        for entry, count in zip(entries, counts, strict=True)
-        for i in range(count)
-    ]
-    written_S = torch.tensor(written, device=device)
-    times_RV = torch.zeros_like(logits_RV).index_put_(
-        (rows_S[written_S], tokens_S[written_S]), logits_RV.new_ones(()), accumulate=True
-    )
-    logits_RV -= _column([each.frequency_penalty for each in asked], device) * times_RV
-    return logits_RV - _column([each.presence_penalty for each in asked], device) * (times_RV > 0)
+    left_R = counts_R.cumsum(0) - torch.tensor([entry.index for entry in entries], device=device)
+    written_S = torch.arange(len(rows_S), device=device) >= left_R[rows_S]
+    rows_W, tokens_W = rows_S[written_S], tokens_S[written_S]
+    often_R1 = _column([each.frequency_penalty for each in asked], device)
+    once_R1 = _column([each.presence_penalty for each in asked], device)
+    logits_RV.index_put_((rows_W, tokens_W), -often_R1[rows_W, 0], accumulate=True)
+    rows_U, tokens_U = torch.stack([rows_W, tokens_W]).unique(dim=1)
+    logits_RV[rows_U, tokens_U] -= once_R1[rows_U, 0]
 
 
 def _cutoffs(scaled_RV: torch.Tensor, asked: list[Sampling]) -> torch.Tensor:
@@ -112,11 +111,10 @@ def _noise(entries: list[Entry], vocab: int, device: torch.device) -> torch.Tens
     bits_RV = torch.arange(vocab, dtype=torch.int32, device=device) * SPREAD + first_R1
     for key_R1 in (second_R1, first_R1):
         for shift, factor in SHIFTS_AND_FACTORS:
-            bits_RV ^= (bits_RV >> shift) & (2 ** (32 - shift) - 1)
+            bits_RV ^= (bits_RV >> shift).bitwise_and_(2 ** (32 - shift) - 1)
             bits_RV *= factor
         bits_RV += key_R1
-    bits_RV ^= (bits_RV >> 16) & 0xFFFF
-    uniform_RV = ((bits_RV & 0x7FFFFFFF).float() + 0.5) * 2.0**-31
+    uniform_RV = bits_RV.bitwise_and_(0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)
     waited_RV = uniform_RV.clamp_(max=1 - 2.0**-24).neg_().log1p_().neg_()  # exponential
     return waited_RV.log_().neg_()
 
