@@ -83,6 +83,34 @@ def test_json_has_the_contract_and_counts_what_the_formula_says(
     assert told["comm"] == told["comm_formula"]
 
 
+def test_json_tells_every_copy_its_logprobs_and_what_was_shared(
+    checkpoint: Path, four: Path
+) -> None:
+    words = ("--prompt", "x" * 40, "--prompt", "", "-n", 2, "--temperature", 1, "--logprobs", 1)
+    asked = ["generate", checkpoint, "--fabric", four, "--json", "--layout", "tp1", *words]
+    done = subprocess.run(
+        [WIRECUT, *map(str, asked), "--max-tokens", "5", "--stop", "never", "--top-k", "9"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "2 of 4 answers failed, as in: a prompt of 0 tokens" in done.stderr
+    told = json.loads(done.stdout)
+    assert [output["prompt"] for output in told["outputs"]] == [0, 0, 1, 1]
+    assert [output["stopped_by"] for output in told["outputs"]] == ["length"] * 2 + ["failed"] * 2
+    for output in told["outputs"][:2]:
+        assert len(output["token_ids"]) == len(output["logprobs"]) == 5
+        assert all(each["chosen"] <= 0 and len(each["top"]) == 1 for each in output["logprobs"])
+    assert told["scheduled"] == {
+        "prompt_tokens": 80,
+        "cached_tokens": 32,
+        "preemptions": 0,
+        "recomputed_tokens": 0,
+    }
+
+
 def test_one_token_has_no_time_per_token(checkpoint: Path, four: Path) -> None:
     told = generate(checkpoint, four, "--prompt", "a", "--max-tokens", 1, "--layout", "tp1")
     assert told["tpot_s"] is None
@@ -103,12 +131,15 @@ def test_a_seed_draws_the_same_tokens_alone_and_in_company_and_in_any_layout(
 
 
 def test_text_streams_and_tables_follow(checkpoint: Path, four: Path) -> None:
-    shown = wirecut(
-        "generate", checkpoint, "--fabric", four, "--prompt", "hi there", "--max-tokens", 4
+    words = ["generate", checkpoint, "--fabric", four, "--prompt", "hi there", "--max-tokens", 4]
+    done = subprocess.run(
+        [WIRECUT, *map(str, words)], capture_output=True, text=True, timeout=60, check=True
     )
-    assert shown.startswith("hi there")
-    assert "Predicted and measured" in shown
-    assert "On the wires of" in shown
+    assert done.stdout.startswith("hi there")
+    assert "Predicted and measured" in done.stdout
+    assert "On the wires of" in done.stdout
+    assert "Of 8 prompt tokens 0 were computed already" in " ".join(done.stdout.split())
+    assert "KV room for 32 tokens a replica; rank 0 has the least memory" in done.stderr
 
 
 def test_a_plan_runs_and_so_does_another_layout_of_its_ranking(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from wirecut.bench.run import Run
-from wirecut.cost.terms import Rejected
+from wirecut.cost.terms import Estimate, Rejected
 from wirecut.engine.timeline import Waits
 from wirecut.explain.page import Block, Grid, Heading, Paragraph
 from wirecut.units import show_bytes, show_seconds
@@ -69,6 +69,31 @@ def _seconds_cells(waits: Waits | None) -> tuple[str, ...]:
     if waits is None:
         return ("",) * len(SECONDS_COLUMNS)
     return show_seconds(waits.waited_s), show_seconds(waits.moved_s), f"{waits.share:.0%}"
+
+
+def kv_room(predicted: Estimate | Rejected, kv_tokens: int) -> str:
+    """Whose memory bounds the KV room, and what the others have to spare; one line."""
+    said = f"KV room for {kv_tokens:,} tokens a replica"
+    if isinstance(predicted, Rejected):
+        return f"{said}."
+    memory = predicted.memory
+    spare = f": {show_bytes(memory.wasted_bytes)} stay empty on the others when it is full"
+    return (
+        f"{said}; rank {memory.rank} has the least memory for it, {memory.kv_tokens:,} tokens"
+        f"{spare if memory.wasted_bytes else ''}."
+    )
+
+
+def dealt(run: Run) -> Block:
+    """What the schedulers found computed already, and what they computed twice."""
+    did = run.dealt
+    said = f"Of {did.prompt_tokens:,} prompt tokens {did.cached_tokens:,} were computed already"
+    if did.preemptions:
+        said += (
+            f"; requests were preempted {did.preemptions:,} times, for which "
+            f"{did.recomputed_tokens:,} tokens were computed again"
+        )
+    return Paragraph(f"{said}.")
 
 
 def winner(runs: Sequence[Run]) -> list[Block]:

@@ -2,6 +2,7 @@
 counted.
 """
 
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,8 +72,10 @@ def generate(
     as_json: JsonOpt = False,
 ) -> None:
     """Run it once: stream the text, then predicted beside measured, and what crossed the wires."""
+    from wirecut.bench.report import kv_room
     from wirecut.bench.run import run_cut, traffic_of
     from wirecut.cli.source import choose_cut, find_source, limits_for
+    from wirecut.cost.estimate import estimate
     from wirecut.engine.chrome import trace_json
     from wirecut.engine.engine import check_runnable
     from wirecut.engine.prompt import Prompt
@@ -122,6 +125,8 @@ def generate(
 
     def on_loaded() -> None:
         bar.clear()
+        predicted = estimate(source.pricing, cut, traffic_of(good))
+        print(kv_room(predicted, limits.kv_tokens), file=sys.stderr)
         if alone:
             print(prompt[0], end="", flush=True)
             line.callback(print, flush=True)  # ends the line, whatever happens
@@ -196,7 +201,7 @@ def _print_json(run: "Run", asked: "list[Prompt]", n: int) -> None:
 
 
 def _show(run: "Run") -> None:
-    from wirecut.bench.report import comm_table, timing_table
+    from wirecut.bench.report import comm_table, dealt, timing_table
     from wirecut.bench.seen import seen_tables
     from wirecut.explain.page import Paragraph, show
     from wirecut.units import show_bytes, show_seconds
@@ -204,4 +209,12 @@ def _show(run: "Run") -> None:
     read = ", ".join(show_bytes(count) for count in run.bytes_read)
     loaded = f"Loaded in {show_seconds(run.load_s)}; bytes that each rank read: {read}."
     print(flush=True)
-    show([*timing_table([run]), *comm_table(run), *seen_tables(run.timeline), Paragraph(loaded)])
+    show(
+        [
+            *timing_table([run]),
+            *comm_table(run),
+            *seen_tables(run.timeline),
+            Paragraph(loaded),
+            dealt(run),
+        ]
+    )
