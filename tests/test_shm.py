@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from in_threads import in_threads, shared_groups
+from wirecut.engine.wiring import SharedBytes
 from wirecut.errors import RankFailed
 from wirecut.machine.mailbox import Mailbox
 from wirecut.machine.shm import Arena, ShmGroup
@@ -137,3 +138,19 @@ def test_a_rank_that_does_not_come_is_named_with_its_collective() -> None:
     mine.deadline_s = 0.05
     with pytest.raises(RankFailed, match=r"rank 5 \(tp of stage 1: all-reduce number 1\)"):
         mine.all_reduce(torch.ones(4))
+
+
+def test_messages_longer_than_a_slot_go_in_pieces() -> None:
+    messages = [bytes(range(length % 251)) * (length // 251 + 1) for length in (0, 250, 9, 1000)]
+    messages += [b"x" * length for length in (63, 64, 65, 128, 129)]
+
+    def work(rank: int, shared: mmap.mmap) -> None:
+        box = Mailbox(Arena(shared), readers=1, slot_bytes=64, depth=2, crowded=True, name="pieces")
+        wire = SharedBytes(box, 0 if rank else None)
+        for message in messages:
+            if rank:
+                assert wire.receive() == message
+            else:
+                wire.send(message)
+
+    on_ranks(2, work)
