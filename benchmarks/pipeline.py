@@ -17,7 +17,7 @@ from wirecut.api import pricing_of
 from wirecut.bench.run import Run, run_cut, traffic_of
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Rejected
-from wirecut.engine.engine import Prompt
+from wirecut.engine.prompt import Prompt
 from wirecut.engine.timeline import Timeline
 from wirecut.fabric.discover import assumed_fabric, now
 from wirecut.fabric.host import cpu_name, usable_cores

@@ -13,7 +13,8 @@ import pytest
 from models import write_model
 from wirecut.bench.seen import seen_tables
 from wirecut.engine.chrome import trace_json
-from wirecut.engine.engine import Engine, Prompt
+from wirecut.engine.engine import Engine
+from wirecut.engine.prompt import Prompt
 from wirecut.engine.timeline import Timeline, read_timeline
 from wirecut.engine.trace import COLUMNS, WHATS, Log, Off, What, watch
 from wirecut.explain.page import Grid
