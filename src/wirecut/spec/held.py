@@ -4,7 +4,8 @@ unpacked when it is loaded.
     held = as_held(spec, dtype="bf16", on_cpus=True)
     held.weights.linear                    # "int4-g128" as stored; of fp8, "bf16"
 
-The cost model and the loader ask the same. Knows no torch.
+The cost model and the loader ask the same. Of 4 bits in groups torch's kernel keeps each zero point
+in 16 bits, which is not counted: 2 per cent more in groups of 128. Knows no torch.
 """
 
 from dataclasses import replace
