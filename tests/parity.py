@@ -108,11 +108,10 @@ def reference(
     draw = random.Random(0)
     vocab = read_config(folder / "config.json").vocab
     prompts = tuple(tuple(draw.randrange(5, vocab) for _ in range(n)) for n in lengths)
+    model = load(folder)
+    model.generation_config.eos_token_id = None
     tokens, logits = [], []
     for prompt in prompts:
-        # Anew for each prompt: with a dynamic rope it remembers the longest that it has seen.
-        model = load(folder)
-        model.generation_config.eos_token_id = None
         with torch.inference_mode():
             answer = model.generate(
                 torch.tensor([prompt]),

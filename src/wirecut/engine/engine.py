@@ -31,6 +31,7 @@ from wirecut.engine.messages import (
     Task,
     add_up,
 )
+from wirecut.engine.models.known import read_style
 from wirecut.engine.prompt import BLOCK_TOKENS, Answer, Prompt
 from wirecut.engine.text import Text, Writer
 from wirecut.engine.timeline import Timeline, read_timeline
@@ -109,6 +110,7 @@ class Engine:
         places = _places(cut, fabric, hosts)
         self._devices = [_device_name(fabric, device) for device in cut.placement]
         check_runnable(self.spec)
+        read_style(folder, self.spec.architecture)  # complains before anything starts
         check_checkpoint(folder, self.spec)
         self._begin = time.monotonic()
         self._ranks = _start(

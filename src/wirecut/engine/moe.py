@@ -9,31 +9,13 @@ chosen of them, G groups of experts.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch.nn.functional import linear
 
 from wirecut.engine.exchange import Experts
 from wirecut.engine.models.blocks import Forward, Mlp
-
-
-@dataclass(frozen=True, slots=True)
-class Routing:
-    """How an architecture chooses experts and weighs them.
-
-    `scores`: of the logits. `normed`: the weights of the chosen sum to one; `factor` multiplies
-    them. `bias_of`: what a bias is added to, the logits, or scores for the choice alone. The
-    choice is among the best `top_groups` of `groups`, judged by their best `judged_by` experts.
-    """
-
-    scores: Literal["softmax", "sigmoid"] = "softmax"
-    normed: bool = True
-    factor: float = 1.0
-    groups: int = 1
-    top_groups: int = 1
-    judged_by: int = 1
-    bias_of: Literal["logits", "choice"] = "logits"
+from wirecut.engine.models.style import Routing
 
 
 @dataclass(frozen=True, slots=True)

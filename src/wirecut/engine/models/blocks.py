@@ -14,6 +14,7 @@ from torch.nn.functional import gelu, rms_norm
 from wirecut.engine.attention import Cache, Look, attend
 from wirecut.engine.batch import Batch
 from wirecut.engine.comm import Comm
+from wirecut.engine.models.style import Gate
 from wirecut.machine import kernels
 from wirecut.machine.kernels import Linear
 
@@ -30,7 +31,6 @@ class Forward:
 
 
 Part = Callable[[torch.Tensor, Forward], torch.Tensor]
-Gate = Callable[[torch.Tensor], torch.Tensor]  # (T, 2 F), gate and then up, to (T, F)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +109,14 @@ class Mlp:
     gate: Gate
 
     def __call__(self, x_TE: torch.Tensor, at: Forward | None = None) -> torch.Tensor:
-        return self.down(self.gate(self.gate_up(x_TE)))
+        return self.down(_gated(self.gate, self.gate_up(x_TE)))
 
 
-def geglu(gate_up_TF: torch.Tensor) -> torch.Tensor:
+def _gated(how: Gate, gate_up_TF: torch.Tensor) -> torch.Tensor:
+    if how.act == "silu":
+        return kernels.swiglu(gate_up_TF)
     gate_TF, up_TF = gate_up_TF.chunk(2, dim=1)
-    return gelu(gate_TF, approximate="tanh").mul_(up_TF)
+    if how.act == "gelu_pytorch_tanh":
+        return gelu(gate_TF, approximate="tanh").mul_(up_TF)
+    below_TF = gate_TF.clamp(max=how.limit)
+    return (up_TF.clamp(-how.limit, how.limit) + 1) * below_TF * (below_TF * how.alpha).sigmoid()

@@ -15,6 +15,7 @@ from wirecut.engine.models.latent import LatentAttention
 from wirecut.engine.models.stage import Embedding, Head, Stage
 from wirecut.engine.models.style import Style
 from wirecut.engine.moe import LocalExperts, Mixture, Router
+from wirecut.engine.rope import rope_tables
 from wirecut.engine.weights import SliceReader
 from wirecut.layout.plan import Cut
 from wirecut.layout.shards import expert_tp, kv_heads, padded_vocab, query_heads
@@ -57,7 +58,7 @@ def build_stage(
         head=_head(reader, style) if stage == len(cut.stages) - 1 else None,
         tp=tp,
         tables=tuple(
-            rope.tables(width, positions, dtype=reader.dtype, device=reader.device)
+            rope_tables(rope, width, positions=positions, dtype=reader.dtype, device=reader.device)
             for rope in ropes
         ),
         windows=tuple({_window(layer) for layer in layers}),

@@ -2,9 +2,8 @@
 groups of them.
 """
 
-from wirecut.engine.models.style import Style
-from wirecut.engine.moe import Routing
-from wirecut.engine.rope import mscales, read_rope, yarn_magnitude
+from wirecut.engine.models.ropes import mscales, read_rope, yarn_magnitude
+from wirecut.engine.models.style import Routing, Style, read_gate
 from wirecut.spec.fields import Fields
 from wirecut.spec.hf import rope_fields, rope_kind
 
@@ -20,6 +19,7 @@ def deepseek_v2(fields: Fields) -> Style:
     grouped = method == "group_limited_greedy"
     return Style(
         rope=read_rope(fields),
+        gate=read_gate(fields),
         scale=latent_scale(fields),
         paired_rope=True,
         routing=Routing(

@@ -3,9 +3,8 @@ weights do not see, from groups judged by their best two.
 """
 
 from wirecut.engine.models.deepseek_v2 import latent_scale
-from wirecut.engine.models.style import Style
-from wirecut.engine.moe import Routing
-from wirecut.engine.rope import read_rope
+from wirecut.engine.models.ropes import read_rope
+from wirecut.engine.models.style import Routing, Style, read_gate
 from wirecut.spec.fields import Fields
 
 
@@ -15,6 +14,7 @@ def deepseek_v3(fields: Fields) -> Style:
             raise fields.error(f"{name} is {found!r}, expected {expected!r}")
     return Style(
         rope=read_rope(fields),
+        gate=read_gate(fields),
         scale=latent_scale(fields),
         paired_rope=fields.flag("rope_interleave", True),
         routing=Routing(

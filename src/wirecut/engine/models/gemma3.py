@@ -2,18 +2,19 @@
 and a rope of their own.
 """
 
-from wirecut.engine.models.blocks import geglu
-from wirecut.engine.models.gemma2 import cap, query_scale
+from wirecut.engine.models.gemma2 import cap, gemma_gate, query_scale
+from wirecut.engine.models.ropes import Plain, Rope, read_rope
 from wirecut.engine.models.style import Style
-from wirecut.engine.rope import Plain, Rope, read_rope
 from wirecut.spec.fields import Fields
 
 
 def gemma3(fields: Fields) -> Style:
+    if fields.flag("use_bidirectional_attention"):
+        raise fields.error("use_bidirectional_attention is true: such a model writes no text")
     return Style(
         rope=read_rope(fields),
         window_rope=_window_rope(fields),
-        gate=geglu,
+        gate=gemma_gate(fields),
         offset_norms=True,
         scale=query_scale(fields),
         score_cap=cap(fields, "attn_logit_softcapping"),

@@ -2,12 +2,8 @@
 SwiGLU is clamped.
 """
 
-import torch
-
-from wirecut.engine.models.blocks import Gate
-from wirecut.engine.models.style import Style
-from wirecut.engine.moe import Routing
-from wirecut.engine.rope import read_rope
+from wirecut.engine.models.ropes import read_rope
+from wirecut.engine.models.style import Gate, Routing, Style
 from wirecut.spec.fields import Fields
 
 
@@ -16,15 +12,6 @@ def gpt_oss(fields: Fields) -> Style:
     limit = fields.positive("swiglu_limit", default=7.0)
     return Style(
         rope=read_rope(fields),
-        gate=_clamped_swiglu(alpha, limit),
+        gate=Gate("clamped", alpha, limit),
         routing=Routing(normed=True, bias_of="logits"),
     )
-
-
-def _clamped_swiglu(alpha: float, limit: float) -> Gate:
-    def gate(gate_up_TF: torch.Tensor) -> torch.Tensor:
-        gate_TF, up_TF = gate_up_TF.chunk(2, dim=1)
-        below_TF = gate_TF.clamp(max=limit)
-        return (up_TF.clamp(-limit, limit) + 1) * below_TF * torch.sigmoid(below_TF * alpha)
-
-    return gate

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from wirecut.engine.models.deepseek_v2 import deepseek_v2
 from wirecut.engine.models.deepseek_v3 import deepseek_v3
@@ -41,5 +40,4 @@ STYLES: Mapping[str, ReadStyle] = {
 def read_style(folder: Path, architecture: str) -> Style:
     """The style of the model in `folder`. Raises ModelError that names the file and the field."""
     path = folder / "config.json"
-    config: dict[str, Any] = read_json(path)
-    return STYLES[architecture](text_part(config, str(path)))
+    return STYLES[architecture](text_part(read_json(path), str(path)))

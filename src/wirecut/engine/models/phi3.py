@@ -2,10 +2,10 @@
 Phi-4-mini a share of each head turns.
 """
 
-from wirecut.engine.models.style import Style
-from wirecut.engine.rope import read_rope
+from wirecut.engine.models.ropes import read_rope
+from wirecut.engine.models.style import Style, read_gate
 from wirecut.spec.fields import Fields
 
 
 def phi3(fields: Fields) -> Style:
-    return Style(rope=read_rope(fields))
+    return Style(rope=read_rope(fields), gate=read_gate(fields))
