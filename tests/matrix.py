@@ -32,7 +32,7 @@ from zoo import ZOO, write_random
 LENGTHS = (40, 28, 20, 30)
 FEW, MANY = 6, 30  # tokens written; many where requests are to outgrow the KV room
 MOST_RANKS = 8
-TOLERANCE = 1e-4  # of logits; sums in another order, in float32
+TOLERANCE = 2e-4  # of logits; sums in another order, in float32
 HEADS = {"num_attention_heads": 8, "num_key_value_heads": 4}  # tp 3 deals 2 + 1 + 1 groups
 LATENT_HEADS = {"num_attention_heads": 8, "num_key_value_heads": 8}  # these are alike
 
