@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from in_threads import in_threads, shared_groups
 from wirecut.cost.exchange import Tokens
-from wirecut.engine.exchange import ExpertComm, Experts, holders
+from wirecut.engine.exchange import ExpertComm, Experts
 from wirecut.layout.layout import Layout, parse_layout
-from wirecut.layout.shards import expert_tp, tensor_slice
+from wirecut.layout.shards import expert_tp, holders, tensor_slice
 from wirecut.spec.tensor import column
 
 HIDDEN, WIDE, TOP_K = 16, 12, 3
@@ -70,7 +70,7 @@ def stage_of(layout: Layout, whole: Part, *, slot_bytes: int = 4096) -> list[Ran
     groups = shared_groups(layout.dp * layout.tp, slot_bytes=slot_bytes)
     for index, group in enumerate(groups):
         transport = group if layout.shares_experts else None
-        comm = ExpertComm(layout, tp_rank=index % layout.tp, transport=transport)
+        comm = ExpertComm(layout, index=index, transport=transport)
         layer = comm.over(
             held(whole, layout, index),
             experts=whole.last,
@@ -123,9 +123,9 @@ def test_as_if_all_were_in_one_place(name: str, count: int) -> None:
     for replica, given_ in enumerate(inputs):
         summed = sum(parts[replica * layout.tp : (replica + 1) * layout.tp])
         torch.testing.assert_close(summed, whole(*given_))
-    loads = sum(rank.comm.loads_N[0] for rank in ranks)
+    picked = sum(torch.tensor(rank.comm.counted().picks[0]) for rank in ranks)
     picks = torch.cat([picks.flatten() for _, _, picks in inputs])
-    assert torch.equal(loads, picks.bincount(minlength=count))
+    assert torch.equal(picked, picks.bincount(minlength=count))
 
 
 @given(data=st.data(), name=st.sampled_from([n for n in LAYOUTS if parse_layout(n).shares_experts]))
@@ -152,11 +152,11 @@ def test_no_row_is_lost_and_none_is_sent_twice(data: st.DataObject, name: str) -
         torch.testing.assert_close(summed, whole(*given_))
     wanted = [len({dealt[e] for e in row}) for _, _, picks in inputs for row in picks.tolist()]
     copies = sum(wanted) * expert_tp(layout)
-    assert sum(rank.comm.copies for rank in ranks) == copies
-    sent = sum(rank.comm.dispatch.bytes for rank in ranks)
-    assert sent == copies * (ROW_BYTES + 8 * TOP_K)
-    assert sum(rank.comm.combine.bytes for rank in ranks) == copies * ROW_BYTES
-    assert {rank.comm.dispatch.calls for rank in ranks} == {1}
+    counted = [rank.comm.counted() for rank in ranks]
+    assert sum(one.copies for one in counted) == copies
+    assert sum(one.dispatch_bytes for one in counted) == copies * (ROW_BYTES + 8 * TOP_K)
+    assert sum(one.combine_bytes for one in counted) == copies * ROW_BYTES
+    assert [rank.comm.count.calls for rank in ranks] == [2] + [0] * (len(ranks) - 1)
 
 
 def test_as_many_copies_as_the_cost_model_expects_of_random_picks() -> None:
@@ -164,5 +164,5 @@ def test_as_many_copies_as_the_cost_model_expects_of_random_picks() -> None:
     ranks = stage_of(layout, experts(count), slot_bytes=1 << 20)
     inputs = [batch(rows, count, seed) for seed in range(4)]
     in_threads(4, lambda index: ranks[index].layer(*inputs[index]))
-    copies = sum(rank.comm.copies for rank in ranks) / (4 * rows)
+    copies = sum(rank.comm.counted().copies for rank in ranks) / (4 * rows)
     assert copies == pytest.approx(Tokens(1, TOP_K, count, 4).reached(4), rel=0.01)

@@ -18,10 +18,12 @@ from pathlib import Path
 import msgspec
 
 from wirecut.engine.hearing import Hearing
+from wirecut.engine.load import Load, read_load
 from wirecut.engine.messages import (
     Cancel,
     Counted,
     Dealt,
+    Elsewhere,
     FromRank,
     Loaded,
     Loading,
@@ -36,7 +38,7 @@ from wirecut.engine.prompt import BLOCK_TOKENS, Answer, Prompt
 from wirecut.engine.text import Text, Writer
 from wirecut.engine.timeline import Timeline, read_timeline
 from wirecut.engine.trace import ROUTINE_SPANS, TRACED_SPANS
-from wirecut.engine.wired import choose_wires
+from wirecut.engine.wired import choose_wires, leader_ranks
 from wirecut.errors import LayoutError, MissingExtra, ModelError, RankFailed, UsageError
 from wirecut.fabric.discover import cores_for
 from wirecut.fabric.fabric import Fabric
@@ -56,13 +58,15 @@ REPORT_S = 30.0  # what ranks get to report and end
 @dataclass(frozen=True, slots=True)
 class Totals:
     """What the ranks counted, over all replicas: by axis, the forwards that it belongs to, by
-    replica, what the replicas' schedulers dealt, and what the ranks did when.
+    replica, what the replicas' schedulers dealt, what the ranks did when, and who picked which
+    experts.
     """
 
     comm: dict[str, dict[str, int]]
     replicas: tuple[Counted, ...]
     dealt: Dealt
     timeline: Timeline
+    load: Load
 
 
 class Engine:
@@ -163,10 +167,10 @@ class Engine:
                     if one.answer.reason is not None:
                         del asked[news.id]
                         if news.reason is None:
-                            self._ranks.send(one.leader, Cancel(news.id))
+                            self._tell(one.leader, Cancel(news.id))
         finally:
             for id, one in asked.items():
-                self._ranks.send(one.leader, Cancel(id))
+                self._tell(one.leader, Cancel(id))
 
     def _submit(self, prompts: Sequence[Prompt], answers: list[Answer]) -> dict[int, Hearing]:
         """Deal the prompts that can be served to the replicas, the least loaded first."""
@@ -184,7 +188,7 @@ class Engine:
             leader = layout.rank(dp=replica)
             self._num_asked += 1
             asked[self._num_asked] = Hearing(index, leader, answer, writer)
-            self._ranks.send(
+            self._tell(
                 leader,
                 Submit(
                     self._num_asked,
@@ -201,6 +205,12 @@ class Engine:
         if self._text is None and prompt.stop:
             raise UsageError("stop strings need the engine to be started with a tokenizer")
         return Writer(self._text, prompt.stop) if self._text else None
+
+    def _tell(self, leader: int, message: Submit | Cancel) -> None:
+        """Tell a replica; where replicas step together, every other hears that it was told."""
+        layout = self.cut.layout
+        for each in leader_ranks(layout) if layout.shares_experts else (leader,):
+            self._ranks.send(each, message if each == leader else Elsewhere())
 
     def finish(self) -> Totals:
         """End the ranks in order and return what they counted."""
@@ -233,6 +243,7 @@ class Engine:
             read_timeline(
                 {rank: each.spans for rank, each in counted.items()}, layout, self._devices
             ),
+            read_load(counted, layout),
         )
 
     def _replica_totals(self, counted: dict[int, Counted], replica: int) -> Counted:

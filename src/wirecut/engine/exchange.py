@@ -1,6 +1,6 @@
 """The routed experts of a stage: tokens to the ranks that hold their experts, and results back.
 
-    ep = ExpertComm(layout, tp_rank=0, transport=transport)
+    ep = ExpertComm(layout, index=0, transport=transport)
     experts = ep.over(local, experts=128, top_k=8, hidden=2048, dtype=dtype, device=device)
     y_TE = tp.all_reduce(experts(x_TE, weights_TK, picks_TK))
 
@@ -20,8 +20,9 @@ from typing import Protocol
 import torch
 
 from wirecut.engine.comm import Count
+from wirecut.engine.messages import CountedExperts
 from wirecut.layout.layout import Layout
-from wirecut.layout.shards import even_cut, expert_tp
+from wirecut.layout.shards import even_cut, expert_tp, holders
 
 
 class Experts(Protocol):
@@ -43,17 +44,15 @@ class Rows(Protocol):
 
 
 class ExpertComm:
-    """The ranks that share a stage's experts, as one of them sees it, and what it counted.
-
-    `copies` are rows sent, once for each rank that they went to, this one among them.
-    `loads_N` are for each layer the picks of each expert by this rank's part of the rows.
+    """The ranks that share a stage's experts, as number `index` of them sees it, and what it
+    counted.
     """
 
-    def __init__(self, layout: Layout, *, tp_rank: int, transport: Rows | None) -> None:
-        self.layout, self.tp_rank = layout, tp_rank
-        self.dispatch, self.combine, self.copies = Count(), Count(), 0
-        self.loads_N: list[torch.Tensor] = []
-        self._transport = transport
+    def __init__(self, layout: Layout, *, index: int, transport: Rows | None) -> None:
+        self.layout = layout
+        self._index, self._transport = index, transport
+        self._dispatch, self._combine, self._copies = Count(), Count(), 0
+        self._picked_N: list[torch.Tensor] = []  # by layer
         self._travelling: list[_Travelling] = []
 
     def over(
@@ -69,17 +68,17 @@ class ExpertComm:
         """A layer's experts on all ranks, of which `local` are this one's. Every rank makes its
         layers in the same order.
         """
-        load_N = torch.zeros(experts, dtype=torch.int64, device=device)
-        self.loads_N.append(load_N)
+        picked_N = torch.zeros(experts, dtype=torch.int64, device=device)
+        self._picked_N.append(picked_N)
         if self._transport is None:
-            return _Here(self, local, load_N)
+            return _Here(self, local, picked_N)
         no_rows = (
             torch.empty(0, hidden, dtype=dtype, device=device),
             torch.empty(0, top_k, device=device),
             torch.empty(0, top_k, dtype=torch.int64, device=device),
         )
-        rank_N = torch.tensor(holders(experts, self.layout.ep), device=device)
-        made = _Travelling(self, local, load_N, rank_N, no_rows)
+        holder_N = torch.tensor(holders(experts, self.layout.ep), device=device)
+        made = _Travelling(self, local, picked_N, holder_N, no_rows)
         self._travelling.append(made)
         return made
 
@@ -90,35 +89,41 @@ class ExpertComm:
 
     def part(self, rows: int) -> slice:
         """The rows of the replica that this rank answers for."""
-        return slice(*even_cut(rows, self.layout.tp, self.tp_rank))
+        return slice(*even_cut(rows, self.layout.tp, self._index % self.layout.tp))
 
     def send(self, x: torch.Tensor, counts: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
         """Rows to the ranks that hold their experts; theirs, and how many each sent."""
         assert self._transport
-        self.dispatch.add(x.nbytes)
-        self.copies += len(x)
+        self._dispatch.add(x.nbytes)
+        self._copies += len(x)
         return self._transport.all_to_all_rows(x, counts)
 
     def send_back(self, x: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
         """Results to where the rows came from; those of this rank's rows, in the order sent."""
         assert self._transport
         back, _ = self._transport.all_to_all_rows(x, counts)
-        self.combine.add(back.nbytes)
+        self._combine.add(back.nbytes)
         return back
+
+    @property
+    def count(self) -> Count:
+        """Bytes that this rank sent and got back; calls are told by the first of the ranks."""
+        there, back = self._dispatch, self._combine
+        calls = there.calls + back.calls if self._index == 0 else 0
+        return Count(calls, there.bytes + back.bytes)
+
+    def counted(self) -> CountedExperts:
+        """What this rank sent, and whom its part of the rows picked."""
+        picks = [picked_N.tolist() for picked_N in self._picked_N]
+        return CountedExperts(self._copies, self._dispatch.bytes, self._combine.bytes, picks)
 
     def reset(self) -> None:
         """Count from zero."""
-        self.dispatch.reset()
-        self.combine.reset()
-        self.copies = 0
-        for load_N in self.loads_N:
-            load_N.zero_()
-
-
-def holders(experts: int, ep: int) -> list[int]:
-    """Which of the `ep` holders has each expert."""
-    ends = [even_cut(experts, ep, holder)[1] for holder in range(ep)]
-    return [sum(end <= expert for end in ends) for expert in range(experts)]
+        self._dispatch.reset()
+        self._combine.reset()
+        self._copies = 0
+        for picked_N in self._picked_N:
+            picked_N.zero_()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,22 +132,22 @@ class _Here:
 
     comm: ExpertComm
     local: Experts
-    load_N: torch.Tensor
+    picked_N: torch.Tensor
 
     def __call__(
         self, x_TE: torch.Tensor, weights_TK: torch.Tensor, picks_TK: torch.Tensor
     ) -> torch.Tensor:
-        _count(self.load_N, picks_TK[self.comm.part(len(x_TE))])
+        _count(self.picked_N, picks_TK[self.comm.part(len(x_TE))])
         return self.local(x_TE, weights_TK, picks_TK)
 
 
 @dataclass(frozen=True, slots=True)
 class _Travelling:
-    """A layer whose experts replicas share. `rank_N`: which holder has each expert."""
+    """A layer whose experts replicas share. `holder_N`: which holder has each."""
 
     comm: ExpertComm
     local: Experts
-    load_N: torch.Tensor
+    picked_N: torch.Tensor
     holder_N: torch.Tensor
     no_rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -158,7 +163,7 @@ class _Travelling:
         self, x_TE: torch.Tensor, weights_TK: torch.Tensor, picks_TK: torch.Tensor
     ) -> torch.Tensor:
         """The whole result of this rank's rows."""
-        _count(self.load_N, picks_TK)
+        _count(self.picked_N, picks_TK)
         row_C, counts_R = self._copies(picks_TK)
         sent = _pack(x_TE[row_C], weights_TK[row_C], picks_TK[row_C])
         came, theirs_R = self.comm.send(sent, counts_R)
@@ -176,9 +181,9 @@ class _Travelling:
         return wanted_RT.nonzero()[:, 1], wanted_RT.sum(1).tolist()
 
 
-def _count(load_N: torch.Tensor, picks_TK: torch.Tensor) -> None:
+def _count(picked_N: torch.Tensor, picks_TK: torch.Tensor) -> None:
     picks = picks_TK.flatten()
-    load_N.scatter_add_(0, picks, torch.ones_like(picks))
+    picked_N.scatter_add_(0, picks, torch.ones_like(picks))
 
 
 def _pack(x_CE: torch.Tensor, weights_CK: torch.Tensor, picks_CK: torch.Tensor) -> torch.Tensor:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from wirecut.engine.messages import Dealt, Draws, News, Sampled, Stop, Submit
+from wirecut.engine.messages import Cancel, Dealt, Draws, News, Sampled, Stop, Submit
 from wirecut.machine.channel import Channel
 from wirecut.sched.request import Request
 from wirecut.sched.scheduler import Scheduler
-from wirecut.sched.step import Step
+from wirecut.sched.step import END, JOIN, REST, Step
 
 if TYPE_CHECKING:
     from wirecut.engine.worker import Rank
@@ -43,22 +43,25 @@ class Leader:
             prefix_cache=limits.prefix_cache,
         )
         self._in_flight: deque[tuple[Step, Draws | None]] = deque()
+        self._heard = 0  # messages
         self._stopping = False
 
     def run(self) -> None:
         """Serve until told to stop and nothing is left to do."""
-        depth = self._rank.cut.layout.pp
-        while True:
-            self._hear(idle=not self._in_flight and not self._scheduler.has_work)
-            while len(self._in_flight) < depth and (step := self._scheduler.schedule()):
+        depth, rounds, idle = self._rank.cut.layout.pp, self._rank.wires.rounds, True
+        while not (idle and self._stopping):
+            self._hear(idle=idle)
+            step = self._scheduler.schedule()
+            anyone, alike = rounds.agree(step is not None, self._heard)
+            if anyone:
+                step = step or JOIN
                 self._tell(step)
                 self._in_flight.append((step, self._rank.forward(step)))
-            if self._in_flight:
+            idle = alike and not self._in_flight
+            if self._in_flight and (len(self._in_flight) == depth or not anyone):
                 self._commit()
-            elif self._stopping:
-                self._tell(Step(-1, ()))
-                self._channel.send(self._dealt())
-                return
+        self._tell(END)
+        self._channel.send(self._dealt())
 
     def _hear(self, *, idle: bool) -> None:
         """Take what the front has sent; when idle, wait for it."""
@@ -67,15 +70,16 @@ class Leader:
                 with self._rank.log.span("wait for requests"):
                     message = self._channel.receive(timeout_s=IDLE_S)
             except TimeoutError:
-                self._tell(Step(0, ()))
+                self._tell(REST)
                 continue
             idle = False
+            self._heard += 1
             if isinstance(message, Stop):
                 self._stopping = True
                 return
             if isinstance(message, Submit):
                 self._scheduler.add(_request(message))
-            elif (done := self._scheduler.cancel(message.id)) is not None:
+            elif isinstance(message, Cancel) and (done := self._scheduler.cancel(message.id)):
                 self._channel.send(Sampled([News(message.id, reason=done.reason)]))
 
     def _dealt(self) -> Dealt:
@@ -94,6 +98,8 @@ class Leader:
     def _commit(self) -> None:
         """Take the tokens of the oldest step, and pass them on."""
         step, draws = self._in_flight.popleft()
+        if step == JOIN:
+            return
         if self._rank.wires.tokens:
             draws = _decode_draws(self._rank.wires.tokens.receive())
         assert draws is not None

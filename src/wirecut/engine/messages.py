@@ -59,6 +59,10 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     id: int
 
 
+class Elsewhere(msgspec.Struct, frozen=True, tag="elsewhere"):
+    """Another replica, which shares experts with this one, was told something."""
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """No more requests: report and end."""
 
@@ -114,9 +118,21 @@ def add_up(dealt: Iterable[Dealt]) -> Dealt:
     return Dealt(*map(sum, zip(*map(msgspec.structs.astuple, dealt), strict=True)))
 
 
+class CountedExperts(msgspec.Struct, frozen=True):
+    """Rows that a rank sent to experts, once for each rank that they went to, the bytes of both
+    ways, and by layer of its stage how many of its part of the rows picked each expert.
+    """
+
+    copies: int
+    dispatch_bytes: int
+    combine_bytes: int
+    picks: list[list[int]]
+
+
 class Counted(msgspec.Struct, frozen=True, tag="counted"):
     """A rank's last words: calls and payload bytes by axis, counted where its group counts, its
-    forwards, and its spans as `trace.Log` packs them.
+    forwards, and its spans as `trace.Log` packs them. `joined` are forwards of other replicas that
+    it only exchanged tokens in.
     """
 
     calls: dict[str, int]
@@ -126,7 +142,9 @@ class Counted(msgspec.Struct, frozen=True, tag="counted"):
     sampling_forwards: int
     sampled_rows: int
     spans: bytes
+    joined: int
+    experts: CountedExperts
 
 
 FromRank = Loading | Loaded | Sampled | Dealt | Counted
-ToRank = Submit | Cancel | Stop
+ToRank = Submit | Cancel | Elsewhere | Stop

@@ -32,6 +32,7 @@ KIND: dict[What, str] = {  # as the cost model's terms are called
     "receive from the stage before": "hand-off",
     "wait for a step": "wait",
     "wait for tokens": "wait",
+    "wait for other replicas": "wait",
     "wait for requests": "wait",
     "sampling": "compute",
 }

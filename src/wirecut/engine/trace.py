@@ -24,6 +24,7 @@ What = Literal[
     "receive from the stage before",
     "wait for a step",
     "wait for tokens",
+    "wait for other replicas",
     "wait for requests",
     "sampling",
 ]

@@ -18,19 +18,23 @@ from wirecut.machine.ranks import stores_are_ordered
 
 class Wired(msgspec.Struct, frozen=True):
     """What carries each TP group ("shm", "nccl" or "tcp", in the order of `Layout.groups`), and the
-    steps, hand-offs and tokens inside each replica ("shm" or "tcp").
+    steps, hand-offs and tokens inside each replica ("shm" or "tcp"). Where replicas share experts,
+    also each stage's exchange, and what their leaders agree on.
     """
 
     tp: list[str]
     replicas: list[str]
     gpus: bool = False
+    experts: list[str] = []
+    leaders: str = ""
 
     @property
     def backend(self) -> str | None:
         """The backend of `torch.distributed` that a group needs; None: shared memory does all."""
-        if self.gpus and (set(self.tp) - {"shm"} or "tcp" in self.replicas):
-            return "cpu:gloo,cuda:nccl"
-        return "gloo" if "tcp" in [*self.tp, *self.replicas] else None
+        used = {*self.tp, *self.replicas, *self.experts, self.leaders} - {"shm", ""}
+        if not used:
+            return None
+        return "cpu:gloo,cuda:nccl" if self.gpus else "gloo"
 
 
 def choose_wires(cut: Cut, fabric: Fabric) -> Wired:
@@ -44,15 +48,17 @@ def choose_wires(cut: Cut, fabric: Fabric) -> Wired:
         apart = any(is_network(fabric.link(a, b).kind) for a, b in pairs)
         return "shm" if stores_are_ordered() and not apart else "tcp"
 
-    def reduce_over(ranks: tuple[int, ...]) -> str:
+    def collect_over(ranks: tuple[int, ...]) -> str:
         gpus = all(fabric.devices[device].kind == "gpu" for device in devices(ranks))
         return "nccl" if gpus and len(ranks) > 1 else within(ranks)
 
-    layout = cut.layout
+    layout, shared = cut.layout, cut.layout.shares_experts
     return Wired(
-        [reduce_over(group) for group in layout.groups("tp")],
+        [collect_over(group) for group in layout.groups("tp")],
         [within(replica_ranks(layout, replica)) for replica in range(layout.dp)],
         gpus=any(fabric.devices[device].kind == "gpu" for device in cut.placement),
+        experts=[collect_over(layout.stage_ranks(i)) for i in range(layout.pp)] if shared else [],
+        leaders=within(leader_ranks(layout)) if shared else "",
     )
 
 
@@ -60,3 +66,8 @@ def replica_ranks(layout: Layout, replica: int) -> tuple[int, ...]:
     """The ranks that together hold one copy of the model; the first leads it."""
     first = replica * layout.replica_size
     return tuple(range(first, first + layout.replica_size))
+
+
+def leader_ranks(layout: Layout) -> tuple[int, ...]:
+    """The first rank of each replica."""
+    return tuple(layout.rank(dp=replica) for replica in range(layout.dp))

@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from wirecut.engine.comm import Comm, HandOff, SharedHandOff, SocketHandOff
+from wirecut.engine.exchange import ExpertComm
+from wirecut.engine.rounds import PairsGather, Rounds
 from wirecut.engine.trace import Log, Off, What, watch
-from wirecut.engine.wired import Wired, replica_ranks
+from wirecut.engine.wired import Wired, leader_ranks, replica_ranks
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Limits
 from wirecut.machine.mailbox import Mailbox
 from wirecut.machine.nic import address_towards
 from wirecut.machine.pipes import Pipe, Pipes
-from wirecut.machine.shm import Arena, ShmGroup
+from wirecut.machine.shm import CACHE_LINE, DEADLINE_S, Arena, ShmGroup
 from wirecut.machine.sockets import Line, TorchGroup, TorchPair, join, meet
 from wirecut.units import KIB, MIB
 
@@ -30,6 +32,8 @@ STEP_BYTES_PER_KV_TOKEN = 5 / 16
 # What is timed of each wire.
 WATCHED: dict[str, dict[str, What]] = {
     "tp": {"all_reduce": "all-reduce", "gather": "logits gather"},
+    "experts": {"all_to_all_rows": "rows to experts"},
+    "leaders": {"all_gather": "wait for other replicas"},
     "incoming": {"receive": "receive from the stage before"},
     "outgoing": {"send": "send to the next stage"},
     "steps": {"receive": "wait for a step"},
@@ -40,10 +44,12 @@ WATCHED: dict[str, dict[str, What]] = {
 @dataclass(frozen=True, slots=True)
 class Wires:
     """Everything that one rank talks through. `steps` and `tokens` are None in a replica of one
-    rank or stage.
+    rank or stage. `rounds` is for the first rank of a replica.
     """
 
     tp: Comm
+    experts: ExpertComm
+    rounds: Rounds
     incoming: HandOff | None
     outgoing: HandOff | None
     steps: "SharedBytes | SocketBytes | None"
@@ -137,6 +143,12 @@ def connect(
     }
     return Wires(
         tp=Comm(parts.get("tp")),
+        experts=ExpertComm(
+            layout,
+            index=layout.stage_ranks(layout.coord(rank)["pp"]).index(rank),
+            transport=parts.get("experts"),
+        ),
+        rounds=Rounds(parts.get("leaders")),
         incoming=parts.get("incoming"),
         outgoing=parts.get("outgoing"),
         steps=parts.get("steps"),
@@ -180,28 +192,38 @@ class _Shape:
 
 def _shared_parts(arena: Arena, shape: _Shape, rank: int | None) -> Iterator[tuple[str, object]]:
     """Lay out all shared memory; yield what `rank` keeps (nothing when it is None)."""
-    layout, tp = shape.layout, shape.layout.tp
     yield "port", arena.flags(1)[0]
-    for group, kind in zip(layout.groups("tp"), shape.wired.tp, strict=True):
-        if tp == 1 or kind != "shm":
-            continue
-        at = layout.coord(group[0])
-        name = f"tp group of stage {at['pp']}, replica {at['dp']}"
+    for what, group, name, slot_bytes in _shared_groups(shape):
         here = group.index(rank) if rank in group else None
         made = ShmGroup(
             arena,
-            size=tp,
+            size=len(group),
             rank=here or 0,
-            slot_bytes=shape.slot_bytes,
+            slot_bytes=slot_bytes,
             crowded=shape.crowded,
             name=name,
             members=group,
+            deadline_s=DEADLINE_S if what == "tp" else STAGE_DEADLINE_S,
         )
         if here is not None:
-            yield "tp", made
+            yield what, made
     for replica, kind in enumerate(shape.wired.replicas):
         if kind == "shm":
             yield from _shared_replica(arena, shape, replica, rank)
+
+
+def _shared_groups(shape: _Shape) -> Iterator[tuple[str, tuple[int, ...], str, int]]:
+    """The groups in shared memory: what for, whose, their names, and the bytes of a slot."""
+    layout, wired, large = shape.layout, shape.wired, shape.slot_bytes
+    for group, kind in zip(layout.groups("tp"), wired.tp, strict=True):
+        if layout.tp > 1 and kind == "shm":
+            at = layout.coord(group[0])
+            yield "tp", group, f"tp group of stage {at['pp']}, replica {at['dp']}", large
+    for stage, kind in enumerate(wired.experts):
+        if kind == "shm":
+            yield "experts", layout.stage_ranks(stage), f"experts of stage {stage}", large
+    if wired.leaders == "shm":
+        yield "leaders", leader_ranks(layout), "leaders of the replicas", CACHE_LINE
 
 
 def _shared_replica(
@@ -259,6 +281,7 @@ def _socket_parts(shape: _Shape, rank: int, pipes: Pipes) -> dict[str, object]:
             tp_groups |= dict.fromkeys(group, made)
             if rank in group and kind != "shm":
                 mine["tp"] = made
+    mine |= _sockets_between(shape, rank, pipes)
     for replica, kind in enumerate(shape.wired.replicas):
         members = replica_ranks(layout, replica)
         if kind == "shm" or len(members) == 1:
@@ -283,6 +306,21 @@ def _socket_parts(shape: _Shape, rank: int, pipes: Pipes) -> dict[str, object]:
     return mine
 
 
+def _sockets_between(shape: _Shape, rank: int, pipes: Pipes) -> dict[str, object]:
+    """What replicas that share experts have between them."""
+    mine: dict[str, object] = {}
+    for stage, kind in enumerate(shape.wired.experts):
+        group = shape.layout.stage_ranks(stage)
+        made = TorchGroup(group, timeout_s=STAGE_DEADLINE_S) if kind != "shm" else None
+        if made and rank in group:
+            mine["experts"] = made
+    leaders = leader_ranks(shape.layout)
+    if shape.wired.leaders == "tcp" and rank in leaders:
+        others = [leader for leader in leaders if leader != rank]
+        mine["leaders"] = PairsGather([_pipe(pipes, other, "round") for other in others])
+    return mine
+
+
 def _pipe(pipes: Pipes, other: int, what: str) -> Pipe:
-    """A pipe between stages: what comes through it waits for a stage to compute."""
+    """A pipe between stages or replicas: what comes through it waits for others to compute."""
     return pipes.open(other, what, deadline_s=STAGE_DEADLINE_S)

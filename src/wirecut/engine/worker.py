@@ -24,7 +24,7 @@ from wirecut.layout.shards import padded_vocab
 from wirecut.machine.host import RankProcess
 from wirecut.machine.shm import Arena
 from wirecut.sched.sampling import MOST_LOGPROBS
-from wirecut.sched.step import Entry, Step
+from wirecut.sched.step import END, REST, Entry, Step
 from wirecut.spec.hf import read_config
 from wirecut.spec.model import ModelSpec
 
@@ -126,16 +126,24 @@ class Rank:
 
     def _count_from_zero(self) -> None:
         self.forwards = self.tokens = self.sampling_forwards = self.sampled_rows = 0
+        self.joined = 0
         wires = self.wires
+        wires.experts.reset()
         for talks in (wires.tp, wires.incoming, wires.outgoing):
             if talks:
                 talks.count.reset()
         self.log.clear()
 
     def forward(self, step: Step) -> Draws | None:
-        """This rank's part of a step. What was drawn where that is done, None elsewhere."""
+        """This rank's part of a step. What was drawn where that is done, None elsewhere. Without
+        entries it takes part in the exchange of other replicas.
+        """
         with self.log.step(step.id, tokens=step.num_tokens, decodes=step.num_decodes):
-            return self._forward(step.entries)
+            return self._forward(step.entries) if step.entries else self._join()
+
+    def _join(self) -> None:
+        self.joined += 1
+        self.wires.experts.join()
 
     def _forward(self, entries: tuple[Entry, ...]) -> Draws | None:
         batch = build_batch(
@@ -178,9 +186,9 @@ class Rank:
         assert steps
         while True:
             step = _decode_step(steps.receive())
-            if step.id < 0:
+            if step == END:
                 return
-            if step.entries:
+            if step != REST:
                 sampled = self.forward(step)
                 if tokens and sampled:
                     tokens.send(_encode(sampled))
@@ -188,7 +196,7 @@ class Rank:
     def counted(self) -> Counted:
         """This rank's counts. A group's are told by its first rank, a boundary's by the sender."""
         wires = self.wires
-        counts = {}
+        counts = {"ep": wires.experts.count} if self.cut.layout.shares_experts else {}
         if wires.tp.size > 1 and self.at["tp"] == 0:
             counts["tp"] = wires.tp.count
         if wires.outgoing and self.at["tp"] == 0:
@@ -201,6 +209,8 @@ class Rank:
             sampling_forwards=self.sampling_forwards,
             sampled_rows=self.sampled_rows,
             spans=self.log.packed(),
+            joined=self.joined,
+            experts=wires.experts.counted(),
         )
 
 

@@ -106,6 +106,12 @@ def expert_tp(layout: Layout) -> int:
     return layout.dp * layout.tp // layout.ep if layout.ep > 1 else layout.tp
 
 
+def holders(experts: int, ep: int) -> list[int]:
+    """Which of the `ep` holders has each expert; each has `expert_tp` ranks."""
+    ends = [even_cut(experts, ep, holder)[1] for holder in range(ep)]
+    return [sum(end <= expert for end in ends) for expert in range(experts)]
+
+
 def tensor_slice(
     tensor: Tensor,
     *,

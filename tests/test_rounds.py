@@ -1,0 +1,60 @@
+"""Replicas that share experts agree on every round, whatever each hears and when."""
+
+import random
+import socket
+import time
+
+import pytest
+import torch
+
+from in_threads import in_threads, shared_groups
+from wirecut.engine.rounds import Among, PairsGather, Rounds
+from wirecut.machine.pipes import Pipe
+
+
+def over_pipes(size: int) -> list[PairsGather]:
+    """An all-gather over a pair of sockets between each two."""
+    ends: list[list[Pipe]] = [[] for _ in range(size)]
+    for a in range(size):
+        for b in range(a + 1, size):
+            for rank, end in zip((a, b), socket.socketpair(), strict=True):
+                end.settimeout(20)
+                ends[rank].append(Pipe(end, f"pair {a}-{b}"))
+    return [PairsGather(pairs) for pairs in ends]
+
+
+@pytest.mark.parametrize("wire", [shared_groups, over_pipes])
+@pytest.mark.parametrize("size", [2, 3])
+def test_all_go_on_while_one_has_a_step_and_rest_when_all_have_heard_as_much(
+    wire: type, size: int
+) -> None:
+    """Message i gives one replica some steps and wakes the others, each of which hears it late."""
+    among: list[Among] = wire(size)
+    draw = random.Random(size)
+    messages = [(draw.randrange(size), draw.randrange(4)) for _ in range(12)]
+    came_s = [[i * 0.002 + draw.random() * 0.02 for i in range(12)] for _ in range(size)]
+    begin = time.monotonic()
+
+    def work(rank: int) -> tuple[int, int]:
+        rounds, left, heard, ran = Rounds(among[rank]), 0, 0, 0
+        while True:
+            while heard < 12 and time.monotonic() - begin > max(came_s[rank][: heard + 1]):
+                to, steps = messages[heard]
+                heard, left = heard + 1, left + steps * (to == rank)
+            anyone, alike = rounds.agree(left > 0, heard)
+            ran, left = ran + anyone, max(0, left - 1)
+            if heard == 12 and alike and not anyone:
+                return ran, left
+
+    found = in_threads(size, work)
+    assert len(set(found)) == 1
+    ran, left = found[0]
+    steps = [sum(n for to, n in messages if to == rank) for rank in range(size)]
+    assert left == 0
+    assert max(steps) <= ran <= sum(steps)
+
+
+def test_a_replica_with_its_own_experts_asks_nobody() -> None:
+    assert Rounds(None).agree(True, 3) == (True, True)
+    assert Rounds(None).agree(False, 0) == (False, True)
+    assert torch.equal(PairsGather([]).all_gather(torch.tensor([1, 2])), torch.tensor([1, 2]))
