@@ -165,12 +165,12 @@ def test_runtimes_exchange_as_they_do():
     """vLLM gathers all tokens; wirecut sends what is routed, and waits for the busiest rank."""
     batch, layers = chunk_batch(4096, 4096), 48
     load, tokens = rank_load(128, 16), Tokens(4096, 8, 128, 8)
-    for engine, op, copies in (
-        ("vllm", "all_gather", 8.0),
-        ("wirecut", "all_to_all", load * tokens.reached(8)),
+    for engine, op, copies, picks in (
+        ("vllm", "all_gather", 8.0, 0),
+        ("wirecut", "all_to_all", load * tokens.reached(8), 8 * 8),
     ):
         pricing = on_gpus(QWEN_MOE, "8xH100-SXM", engine)
-        num_bytes = 4096 * copies * pricing.spec.hidden * 2
+        num_bytes = 4096 * copies * (pricing.spec.hidden * 2 + picks)
         one = collective_price(
             pricing.fabric, op, range(8), num_bytes, library=pricing.engine.library
         )

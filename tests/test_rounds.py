@@ -3,6 +3,10 @@
 import random
 import socket
 import time
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from itertools import chain
 
 import pytest
 import torch
@@ -12,7 +16,13 @@ from wirecut.engine.rounds import Among, PairsGather, Rounds
 from wirecut.machine.pipes import Pipe
 
 
-def over_pipes(size: int) -> list[PairsGather]:
+@contextmanager
+def over_memory(size: int) -> Generator[list[Among]]:
+    yield list(shared_groups(size))
+
+
+@contextmanager
+def over_pipes(size: int) -> Generator[list[Among]]:
     """An all-gather over a pair of sockets between each two."""
     ends: list[list[Pipe]] = [[] for _ in range(size)]
     for a in range(size):
@@ -20,22 +30,23 @@ def over_pipes(size: int) -> list[PairsGather]:
             for rank, end in zip((a, b), socket.socketpair(), strict=True):
                 end.settimeout(20)
                 ends[rank].append(Pipe(end, f"pair {a}-{b}"))
-    return [PairsGather(pairs) for pairs in ends]
+    yield [PairsGather(pairs) for pairs in ends]
+    for pipe in chain.from_iterable(ends):
+        pipe.close()
 
 
-@pytest.mark.parametrize("wire", [shared_groups, over_pipes])
+@pytest.mark.parametrize("wire", [over_memory, over_pipes])
 @pytest.mark.parametrize("size", [2, 3])
 def test_all_go_on_while_one_has_a_step_and_rest_when_all_have_heard_as_much(
-    wire: type, size: int
+    wire: Callable[[int], AbstractContextManager[list[Among]]], size: int
 ) -> None:
     """Message i gives one replica some steps and wakes the others, each of which hears it late."""
-    among: list[Among] = wire(size)
     draw = random.Random(size)
     messages = [(draw.randrange(size), draw.randrange(4)) for _ in range(12)]
     came_s = [[i * 0.002 + draw.random() * 0.02 for i in range(12)] for _ in range(size)]
     begin = time.monotonic()
 
-    def work(rank: int) -> tuple[int, int]:
+    def work(rank: int, among: list[Among]) -> tuple[int, int]:
         rounds, left, heard, ran = Rounds(among[rank]), 0, 0, 0
         while True:
             while heard < 12 and time.monotonic() - begin > max(came_s[rank][: heard + 1]):
@@ -46,7 +57,8 @@ def test_all_go_on_while_one_has_a_step_and_rest_when_all_have_heard_as_much(
             if heard == 12 and alike and not anyone:
                 return ran, left
 
-    found = in_threads(size, work)
+    with wire(size) as among:
+        found = in_threads(size, partial(work, among=among))
     assert len(set(found)) == 1
     ran, left = found[0]
     steps = [sum(n for to, n in messages if to == rank) for rank in range(size)]

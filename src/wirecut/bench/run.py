@@ -14,7 +14,7 @@ from pathlib import Path
 from wirecut.cost.estimate import estimate
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected
-from wirecut.cost.wire import wire_traffic
+from wirecut.cost.wire import WireItem, exchange_items, wire_items, wire_traffic
 from wirecut.engine.engine import Engine, Totals
 from wirecut.engine.messages import Dealt
 from wirecut.engine.prompt import Answer, Prompt
@@ -143,19 +143,19 @@ def traffic_of(prompts: Sequence[Prompt]) -> Traffic:
 
 def formula_of(pricing: Pricing, cut: Cut, totals: Totals) -> Comm:
     """Calls and bytes by axis as the cost model has them, for the forwards that were run."""
-    comm: Comm = {}
+    spec, layout, dtype = pricing.spec, cut.layout, pricing.dtype
+    items: list[WireItem] = []
     for replica in totals.replicas:
-        traffic = wire_traffic(
-            pricing.spec,
-            cut.layout,
+        items += wire_items(
+            spec,
+            layout,
             forwards=replica.forwards,
             tokens=replica.tokens,
             logit_rows=replica.sampled_rows,
             gathers=replica.sampling_forwards,
-            dtype=pricing.dtype,
+            dtype=dtype,
         )
-        for axis, count in traffic.items():
-            total = comm.setdefault(axis, {"calls": 0, "bytes": 0})
-            total["calls"] += count.calls
-            total["bytes"] += count.bytes
-    return comm
+    together = totals.replicas[0].forwards + totals.replicas[0].joined
+    items += exchange_items(spec, layout, forwards=together, copies=totals.load.copies, dtype=dtype)
+    traffic = wire_traffic(items)
+    return {axis: {"calls": one.calls, "bytes": one.bytes} for axis, one in traffic.items()}

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
+from wirecut.cost.exchange import copies_sent, exchange_of
 from wirecut.cost.flow import Timing
 from wirecut.cost.forward import Forward, Piece
 from wirecut.cost.load import Load, time_load
@@ -27,7 +28,7 @@ from wirecut.cost.terms import (
     intervals,
     time_width,
 )
-from wirecut.cost.wire import WireItem, wire_items
+from wirecut.cost.wire import WireItem, exchange_items, wire_items
 from wirecut.errors import FabricError, UsageError
 from wirecut.fabric.fabric import Source
 from wirecut.facts import fact
@@ -227,18 +228,23 @@ def _term(
 def _items(
     candidate: Candidate, *, forwards: int, tokens: int, logit_rows: int, gathers: int | None = None
 ) -> dict[str, WireItem]:
-    pricing = candidate.replica.pricing
+    pricing, layout = candidate.replica.pricing, candidate.cut.layout
     items = wire_items(
         pricing.spec,
-        candidate.cut.layout,
+        layout,
         forwards=forwards,
         tokens=tokens,
         logit_rows=logit_rows,
         gathers=forwards if gathers is None else gathers,
         dtype=pricing.dtype,
         handoffs=pricing.engine.batching.handoffs,
+        sums=exchange_of(pricing.engine.exchange).sums,
     )
-    return {item.name: item for item in items}
+    copies = copies_sent(candidate.replica, tokens)
+    exchanged = exchange_items(
+        pricing.spec, layout, forwards=forwards, copies=copies, dtype=pricing.dtype
+    )
+    return {item.name: item for item in (*items, *exchanged)}
 
 
 def _sources(*forwards: Forward) -> tuple[Source, float]:

@@ -18,9 +18,11 @@ from wirecut.cost.kernels_experts import rank_load
 from wirecut.cost.lanes import Lane, Wiring, wiring_of
 from wirecut.cost.replica import Replica
 from wirecut.cost.terms import half_width
+from wirecut.cost.wire import PICK_BYTES, routed_layers
 from wirecut.errors import UsageError
 from wirecut.fabric.fabric import Fabric
 from wirecut.facts import fact
+from wirecut.spec.feedforward import Moe
 from wirecut.spec.formats import element_bits, kind_of
 from wirecut.units import DTYPE_BYTES
 
@@ -92,11 +94,13 @@ class Exchange:
     """How a runtime does it: the best of `kernels` that runs over the wires, none where ranks share
     an expert between them; else a plain all-to-all where it is `sparse`, else all tokens to all
     ranks. Tokens for weights of the kinds in `formats` go out in that format, not as activations.
+    `sums`: what comes back is summed over the TP ranks, each of which sent its part of the rows.
     """
 
     name: str
     kernels: tuple[Kernel, ...] = ()
     sparse: bool = False
+    sums: bool = False
     formats: tuple[str, ...] = ()
 
 
@@ -122,7 +126,7 @@ EXCHANGES = {
     exchange.name: exchange
     for exchange in (
         Exchange("all-gather"),
-        Exchange("all-to-all", sparse=True),
+        Exchange("all-to-all", sparse=True, sums=True),
         Exchange("deepep", (DEEPEP, DEEPEP_LL), formats=("fp8",)),
         Exchange("one-sided", (ONE_SIDED, DEEPEP, DEEPEP_LL), formats=("nvfp4",)),
     )
@@ -177,7 +181,7 @@ def exchange_prices(
     if chosen.sparse:
         copies = tokens.rows * tokens.load * _copies(tokens, len(group))
         return (
-            collective("all_to_all", copies * sent_bytes),
+            collective("all_to_all", copies * (sent_bytes + tokens.top_k * PICK_BYTES)),
             collective("all_to_all", copies * back_bytes),
         )
     rows = tokens.rows * len(group)
@@ -198,6 +202,22 @@ def _price(way: Way, slowest: Lane) -> Price:
     source = slowest.source
     spread = max(half_width(source, slowest.spread), half_width("published"))
     return Price(way.seconds, way.__str__, source, spread)
+
+
+def copies_sent(replica: Replica, tokens: int) -> float:
+    """Rows that one replica's tokens are expected to hand to the exchange in all routed layers: one
+    for each rank that a token goes to, where only what is routed is sent.
+    """
+    layout, pricing = replica.cut.layout, replica.pricing
+    layers = routed_layers(pricing.spec, layout)
+    moe = next((layer.mlp for layer in layers if isinstance(layer.mlp, Moe)), None)
+    if moe is None:
+        return 0.0
+    each = 1.0
+    if exchange_of(pricing.engine.exchange).sparse:
+        one = Tokens(1, moe.top_k, moe.experts, layout.ep)
+        each = _copies(one, layout.dp * layout.tp)
+    return tokens * each * sum(layers.values())
 
 
 def _copies(tokens: Tokens, ranks: int) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from wirecut.cost.collectives import Price, collective_price, gather_price, send_price
-from wirecut.cost.exchange import expert_exchange
+from wirecut.cost.exchange import exchange_of, expert_exchange
 from wirecut.cost.forward import Batch, Piece
 from wirecut.cost.replica import Replica
 from wirecut.cost.terms import Kind
@@ -34,15 +34,16 @@ class Line:
 def wires(replica: Replica, index: int, batch: Batch) -> list[Line]:
     """What one stage's ranks say to each other in a forward."""
     stage, layout = replica.stages[index], replica.cut.layout
-    apart = layout.ep > 1 and layout.dp > 1  # experts are shared by replicas: no sum over TP
     routed = sum(count for work, count in stage.works if work.routed)
     found: list[Line] = []
-    if apart and routed:
+    apart = 0  # layers without a sum over TP
+    if layout.shares_experts and routed:
+        apart = 0 if exchange_of(replica.pricing.engine.exchange).sums else routed
         exchanged = expert_exchange(replica, index, batch)
         found = [Line(name, "all-to-all", routed, price) for name, price in exchanged]
     if layout.tp > 1:
         reduces = sum(count * work.reduces for work, count in stage.works)
-        calls = reduces - (routed if apart else 0) + (1 if index == 0 else 0)
+        calls = reduces - apart + (1 if index == 0 else 0)
         found += _tp_lines(replica, index, batch, calls)
     return found
 

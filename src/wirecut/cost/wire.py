@@ -1,11 +1,12 @@
 """What goes over the wires: exact counts of calls and payload bytes.
 
     sums = {"forwards": 3, "tokens": 40, "logit_rows": 12, "gathers": 2}
-    wire_traffic(spec, Layout(tp=2), **sums, dtype="bf16")["tp"].bytes
+    wire_traffic(wire_items(spec, Layout(tp=2), **sums, dtype="bf16"))["tp"].bytes
 
 Knows no time: what a call takes is in `collectives.py`.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 from wirecut.facts import fact
@@ -16,7 +17,7 @@ from wirecut.spec.model import Layer, ModelSpec
 from wirecut.units import DTYPE_BYTES
 
 Axis = Literal["tp", "pp", "ep"]
-AXES: tuple[Axis, ...] = ("tp", "pp", "ep")
+PICK_BYTES = 8  # an expert's number and weight, int32 and fp32
 
 
 @fact
@@ -31,55 +32,28 @@ class WireItem:
 
 @fact
 class WireCount:
-    """Calls and payload bytes on one axis of one replica, each group counted once."""
+    """Calls and payload bytes on one axis, each group counted once."""
 
     calls: int
     bytes: int
 
 
-def exchanges(layer: Layer, layout: Layout) -> bool:
-    """Whether tokens travel to this layer's experts and back, instead of a sum over TP: experts
-    that several replicas share.
+def routed_layers(spec: ModelSpec, layout: Layout) -> dict[Layer, int]:
+    """The layers whose tokens travel to their experts and back, since replicas share those."""
+    if not layout.shares_experts:
+        return {}
+    return {layer: count for layer, count in spec.kinds.items() if isinstance(layer.mlp, Moe)}
+
+
+def wire_traffic(items: Iterable[WireItem]) -> dict[Axis, WireCount]:
+    """Calls and payload bytes by axis. Payloads do not depend on the algorithm: an all-reduce of n
+    bytes counts n.
     """
-    return layout.ep > 1 and layout.dp > 1 and isinstance(layer.mlp, Moe)
-
-
-def wire_traffic(
-    spec: ModelSpec,
-    layout: Layout,
-    *,
-    forwards: int,
-    tokens: int,
-    logit_rows: int,
-    gathers: int,
-    dtype: str,
-    handoffs: int = 1,
-) -> dict[Axis, WireCount]:
-    """Calls and payload bytes by axis, for one replica, over `forwards` forwards of `tokens` tokens
-    in all.
-
-    `logit_rows` is how many rows of logits were wanted in all, `gathers` how many forwards wanted
-    any, `handoffs` how many hidden states a boundary sends per token. Payloads do not depend on the
-    algorithm: an all-reduce of n bytes counts n.
-    """
-    items = wire_items(
-        spec,
-        layout,
-        forwards=forwards,
-        tokens=tokens,
-        logit_rows=logit_rows,
-        gathers=gathers,
-        dtype=dtype,
-        handoffs=handoffs,
-    )
-    return {
-        axis: WireCount(
-            sum(item.calls for item in items if item.axis == axis),
-            sum(item.bytes for item in items if item.axis == axis),
-        )
-        for axis in AXES
-        if any(item.axis == axis for item in items)
-    }
+    counts: dict[Axis, WireCount] = {}
+    for item in items:
+        before = counts.get(item.axis, WireCount(0, 0))
+        counts[item.axis] = WireCount(before.calls + item.calls, before.bytes + item.bytes)
+    return counts
 
 
 def wire_items(
@@ -92,26 +66,48 @@ def wire_items(
     gathers: int,
     dtype: str,
     handoffs: int = 1,
+    sums: bool = True,
 ) -> tuple[WireItem, ...]:
-    """The same by kind of call. TP (Shoeybi et al. 2019, Megatron-LM, section 3): an all-reduce
-    behind each mixer and each feed-forward, one for the embedding, one logits gather. EP over
-    replicas: this one's tokens to their experts and back in each layer that has any. PP: one
-    hand-off a boundary, whatever TP is.
+    """Calls and payload bytes by kind of call inside one replica, over `forwards` forwards of
+    `tokens` tokens in all.
+
+    `logit_rows` is how many rows of logits were wanted in all, `gathers` how many forwards wanted
+    any, `handoffs` how many hidden states a boundary sends per token, `sums` whether TP ranks sum
+    what came back from experts of other replicas. TP (Shoeybi et al. 2019, Megatron-LM, section 3):
+    an all-reduce behind each mixer and each feed-forward, one for the embedding, one logits gather.
+    PP: one hand-off a boundary, whatever TP is.
     """
     size = DTYPE_BYTES[dtype]
     row_bytes = tokens * spec.hidden * size
-    routed = sum(n for layer, n in spec.kinds.items() if exchanges(layer, layout))
     items: list[WireItem] = []
     if layout.tp > 1:
-        sums = sum(n * (bool(one.mixer) + bool(one.mlp)) for one, n in spec.kinds.items())
-        reduces, logit_bytes = sums - routed + 1, padded_vocab(spec.vocab, layout.tp) * size
+        reduces = 1 + sum(n * (bool(one.mixer) + bool(one.mlp)) for one, n in spec.kinds.items())
+        if not sums:
+            reduces -= sum(routed_layers(spec, layout).values())
+        logit_bytes = padded_vocab(spec.vocab, layout.tp) * size
         items.append(WireItem("all-reduce", "tp", reduces * forwards, reduces * row_bytes))
         items.append(WireItem("logits gather", "tp", gathers, logit_rows * logit_bytes))
-    if routed:
-        for name in ("dispatch", "combine"):
-            items.append(WireItem(name, "ep", routed * forwards, routed * row_bytes))
     if layout.pp > 1:
         boundaries = layout.pp - 1
         sent = boundaries * handoffs * row_bytes
         items.append(WireItem("hand-off", "pp", boundaries * forwards, sent))
     return tuple(items)
+
+
+def exchange_items(
+    spec: ModelSpec, layout: Layout, *, forwards: int, copies: float, dtype: str
+) -> tuple[WireItem, ...]:
+    """Dispatch and combine between replicas that share experts, over `forwards` forwards of all of
+    them at once. `copies` of rows went there in all layers together, one for each rank that a row
+    went to, and came back; there with the number and weight of each pick.
+    """
+    layers = routed_layers(spec, layout)
+    if not layers:
+        return ()
+    calls = sum(layers.values()) * forwards
+    moe = next(layer.mlp for layer in layers if isinstance(layer.mlp, Moe))
+    row_bytes = (moe.latent or spec.hidden) * DTYPE_BYTES[dtype]
+    return (
+        WireItem("dispatch", "ep", calls, round(copies * (row_bytes + moe.top_k * PICK_BYTES))),
+        WireItem("combine", "ep", calls, round(copies * row_bytes)),
+    )

@@ -76,7 +76,9 @@ def layer_work(
     tp_rank: int = 0,
     shares: tuple[int, ...] = (),
 ) -> LayerWork:
-    """What rank `tp_rank` of the first replica does in this layer; `shares` as in `layout.plan`."""
+    """What rank `tp_rank` of the last replica does in this layer; `shares` as in `layout.plan`.
+    Of experts dealt unevenly the last rank of that has the most.
+    """
     tensors, tp, mixer = spec.layer_tensors(layer), layout.tp, layer.mixer
     dense = [tensor for tensor in tensors if not tensor.experts]
     products = _products(spec, dense, tp, tp_rank, shares)
@@ -99,7 +101,7 @@ def layer_work(
         kv_heads=kv_heads,
         kv_elements=kv,
         state_elements=state,
-        weight_bytes=held_bytes(tensors, layout, dtype=spec.dtype, tp_rank=tp_rank, shares=shares),
+        weight_bytes=_held(spec, tensors, layout, tp_rank, shares),
         linear_bytes=sum(p.weight_bytes for p in products) + (routed.weight_bytes if routed else 0),
     )
 
@@ -130,19 +132,38 @@ def _routed(
     tp_rank: int,
     shares: tuple[int, ...],
 ) -> Routed:
-    """The experts of the first EP group, which has the most, cut inside as `layout` does."""
+    """This rank's experts, cut inside as `layout` does."""
     linears = [tensor for tensor in tensors if tensor.experts and tensor.is_linear]
     down = next(tensor for tensor in linears if tensor.part == "down")
     own = tensor_slice(
-        down, tp=layout.tp, tp_rank=tp_rank, dp=layout.dp, ep=layout.ep, shares=shares
+        down,
+        tp=layout.tp,
+        tp_rank=tp_rank,
+        dp=layout.dp,
+        dp_rank=layout.dp - 1,
+        ep=layout.ep,
+        shares=shares,
     )
     return Routed(
-        here=-(-moe.experts // layout.ep),
+        here=own.last_expert - own.first_expert,
         experts=moe.experts,
         top_k=moe.top_k,
         hidden=moe.latent or spec.hidden,
         intermediate=own.shape_of(down)[1],
         gated=moe.gated,
         format=linears[0].format or spec.dtype,
-        weight_bytes=held_bytes(linears, layout, dtype=spec.dtype, tp_rank=tp_rank, shares=shares),
+        weight_bytes=_held(spec, linears, layout, tp_rank, shares),
+    )
+
+
+def _held(
+    spec: ModelSpec,
+    tensors: Iterable[Tensor],
+    layout: Layout,
+    tp_rank: int,
+    shares: tuple[int, ...],
+) -> float:
+    last = layout.dp - 1
+    return held_bytes(
+        tensors, layout, dtype=spec.dtype, tp_rank=tp_rank, dp_rank=last, shares=shares
     )

@@ -18,24 +18,26 @@ from wirecut.spec.model import AnyMixer, Layer, ModelSpec
 @fact
 class EngineRules:
     """What a runtime can cut. `has_tp`, `has_pp`: whether it cuts inside layers, and between them.
-    `uneven_tp`: key-value heads need not divide by TP. `experts`: "none" (no EP), "all" (EP is all
-    of dp x tp, or 1), "any" (any divisor). `whole_blocks`: a rank's part of an expert must hold
-    whole blocks of a block-quantised weight. `group`: a rank's inputs of a 4-bit weight must be
-    multiples of it. `name` is what reasons call it.
+    `uneven_tp`: key-value heads need not divide by TP; `uneven_ep`: nor experts by EP. `experts`:
+    "none" (no EP), "all" (EP is all of dp x tp, or 1), "any" (any divisor). `whole_blocks`: a
+    rank's part of an expert must hold whole blocks of a block-quantised weight. `group`: a rank's
+    inputs of a 4-bit weight must be multiples of it. `name` is what reasons call it.
     """
 
     name: str = "this engine"
     has_tp: bool = True
     has_pp: bool = True
     uneven_tp: bool = False
+    uneven_ep: bool = False
     experts: Literal["none", "all", "any"] = "any"
     whole_blocks: bool = False
     group: int = 1
 
 
 ANY_ENGINE = EngineRules()
-# wirecut's, which deals whole key-value groups; torch's kernel for 4 bits takes groups of 32.
-OWN_ENGINE = EngineRules("wirecut", uneven_tp=True, group=32)
+# wirecut's, which deals whole key-value groups and whole experts; torch's kernel for 4 bits takes
+# groups of 32.
+OWN_ENGINE = EngineRules("wirecut", uneven_tp=True, uneven_ep=True, group=32)
 
 
 def allowed_tp(spec: ModelSpec, rules: EngineRules = ANY_ENGINE) -> list[int]:
@@ -167,7 +169,9 @@ def _why_not_inside(
     moe: Moe, layout: Layout, inside: int, block: int, rules: EngineRules
 ) -> str | None:
     width = moe.intermediate
-    if moe.experts % layout.ep:
+    if layout.ep > moe.experts:
+        return f"ep {layout.ep} is more than the {moe.experts} experts"
+    if moe.experts % layout.ep and not rules.uneven_ep:
         return f"ep {layout.ep} does not divide {moe.experts} experts"
     if width < inside:
         return f"{inside} ranks share an expert of {width} columns"
