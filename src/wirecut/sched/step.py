@@ -54,5 +54,6 @@ class Step(msgspec.Struct, frozen=True, array_like=True, gc=False):
         """Entries of one token."""
         return sum(len(entry.tokens) == 1 for entry in self.entries)
 
+
 # Steps that no scheduler makes: ranks only join other replicas' exchange, do nothing, or end.
 JOIN, REST, END = (Step(-number, ()) for number in (1, 2, 3))
