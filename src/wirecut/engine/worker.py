@@ -111,6 +111,7 @@ class Rank:
             cut,
             num_places=self.num_blocks * task.block_tokens,
             tp=self.wires.tp,
+            ep=self.wires.experts,
             progress=lambda: process.channel.send(Loading(reader.tensors_done, len(reader))),
         )
         self._count_from_zero()
