@@ -10,10 +10,13 @@ import pytest
 import torch
 
 import parity
-from wirecut.bench.run import formula_of
+from wirecut.bench.report import load_json, load_table
+from wirecut.bench.run import formula_of, run_cut
+from wirecut.cost.exchange import Tokens
 from wirecut.cost.replica import Pricing
 from wirecut.engine.engine import Engine, Prompt, Totals
 from wirecut.engine.load import uneven
+from wirecut.explain.page import Grid, Heading, Paragraph
 from wirecut.fabric.discover import assumed_fabric
 from wirecut.layout.layout import parse_layout
 from wirecut.layout.plan import Cut, Limits
@@ -121,3 +124,25 @@ def test_other_architectures(architecture: str, tmp_path: Path) -> None:
     folder = write_random(tmp_path, architecture)
     reference = parity.reference(folder, lengths=LENGTHS, new_tokens=NEW_TOKENS)
     run(reference, "tp2dp2ep2" if architecture != "qwen3_moe" else "tp2dp2ep4")
+
+
+def test_a_run_says_how_its_experts_were_loaded(mixtral: Asked) -> None:
+    """As a table, and for programs: a prompt of five tokens, and one of two that it writes."""
+    folder, layout = mixtral.reference.folder, parse_layout("tp2dp2ep2")
+    pricing = Pricing(read_config(folder / "config.json"), assumed_fabric(4), dtype="fp32")
+    cut = Cut(layout, (0, 1, 2, 3), ((0, LAYERS),))
+    done = run_cut(folder, pricing, cut, [Prompt(mixtral.reference.prompts[1], 2)], limits=LIMITS)
+    load, tokens = load_json(done), 6
+    assert load is not None
+    assert [sum(picks) for picks in load["picks"]] == [tokens * TOP_K] * LAYERS
+    assert sum(load["rank_rows"]) == 2 * tokens * TOP_K * LAYERS  # two ranks share an expert
+    assert 2 * tokens * LAYERS <= load["copies"] <= 4 * tokens * LAYERS
+    expected = 2 * tokens * LAYERS * Tokens(1, TOP_K, EXPERTS, 2).reached(2)
+    assert load["copies_expected"] == pytest.approx(expected)
+    assert load["dispatch_bytes"] + load["combine_bytes"] == done.counted["ep"]["bytes"]
+    heading, grid, said = load_table(done)
+    assert isinstance(grid, Grid)
+    assert [row[0] for row in grid.rows] == ["picks of an expert", "rows of a rank"]
+    assert isinstance(said, Paragraph)
+    assert f"{load['copies']} copies of rows" in said.text
+    assert isinstance(heading, Heading)

@@ -1,9 +1,12 @@
 """Runs as tables: predicted beside measured, and what was counted beside the formula."""
 
 from collections.abc import Sequence
+from statistics import mean
+from typing import Any
 
 from wirecut.bench.run import Run
 from wirecut.cost.terms import Estimate, Rejected
+from wirecut.engine.load import uneven
 from wirecut.engine.timeline import Waits
 from wirecut.explain.page import Block, Grid, Heading, Paragraph
 from wirecut.units import show_bytes, show_seconds
@@ -63,6 +66,45 @@ def comm_table(run: Run) -> list[Block]:
         )
     columns = ("axis", ">calls", ">formula", ">bytes", ">formula", "", *SECONDS_COLUMNS)
     return [Heading(title), Grid(columns, rows)]
+
+
+def load_table(run: Run) -> list[Block]:
+    """Picks of each expert and rows of each rank; copies of rows that went to experts of other
+    replicas, counted and as expected of random picks. Nothing where there are no experts.
+    """
+    load = run.load
+    if not load.layers:
+        return []
+    rows: list[tuple[str, ...]] = []
+    for what, each in (("picks of an expert", load.of_experts), ("rows of a rank", load.of_ranks)):
+        least, usual, most = (f"{count:.0f}" for count in (min(each), mean(each), max(each)))
+        rows.append((what, least, usual, most, f"{uneven(each):.2f}"))
+    columns = ("", ">least", ">mean", ">most", ">most over mean")
+    blocks: list[Block] = [Heading("Load of the experts"), Grid(columns, rows)]
+    if load.copies:
+        there, back = show_bytes(load.dispatch_bytes), show_bytes(load.combine_bytes)
+        words = (
+            f"{load.copies} copies of rows went to the ranks of their experts ({there}) and back "
+            f"({back}); of random picks {run.expected_copies:.0f} are expected."
+        )
+        blocks.append(Paragraph(words))
+    return blocks
+
+
+def load_json(run: Run) -> dict[str, Any] | None:
+    """The same for programs, with the picks of each expert in each layer that has any."""
+    load = run.load
+    if not load.layers:
+        return None
+    return {
+        "picks": load.layers,
+        "rank_rows": load.of_ranks,
+        "most_over_mean": {"expert": uneven(load.of_experts), "rank": uneven(load.of_ranks)},
+        "copies": load.copies,
+        "copies_expected": run.expected_copies,
+        "dispatch_bytes": load.dispatch_bytes,
+        "combine_bytes": load.combine_bytes,
+    }
 
 
 def _seconds_cells(waits: Waits | None) -> tuple[str, ...]:

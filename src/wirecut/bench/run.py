@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wirecut.cost.estimate import estimate
+from wirecut.cost.exchange import copies_sent
 from wirecut.cost.replica import Pricing
 from wirecut.cost.terms import Estimate, Rejected
 from wirecut.cost.wire import WireItem, exchange_items, wire_items, wire_traffic
 from wirecut.engine.engine import Engine, Totals
+from wirecut.engine.load import Load
 from wirecut.engine.messages import Dealt
 from wirecut.engine.prompt import Answer, Prompt
 from wirecut.engine.text import Text
@@ -30,7 +32,9 @@ Comm = dict[str, dict[str, int]]
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a run did. `counted` is what the ranks counted by axis, `formula` what the cost model
-    says of it, `dealt` what the schedulers did, `timeline` what each rank did when.
+    says of it, `dealt` what the schedulers did, `load` who picked which experts, and
+    `expected_copies` how many copies of rows that were to send had picks been random; `timeline`
+    what each rank did when.
     """
 
     cut: Cut
@@ -40,6 +44,8 @@ class Run:
     counted: Comm
     formula: Comm
     dealt: Dealt
+    load: Load
+    expected_copies: float
     predicted: Estimate | Rejected
     timeline: Timeline
 
@@ -116,6 +122,8 @@ def run_cut(
         bytes_read=tuple(loaded.bytes_read for loaded in engine.loaded),
         counted=totals.comm,
         dealt=totals.dealt,
+        load=totals.load,
+        expected_copies=copies_sent(pricing, cut.layout, sum(r.tokens for r in totals.replicas)),
         formula=formula_of(pricing, cut, totals),
         predicted=estimate(pricing, cut, traffic_of(good)),
         timeline=totals.timeline,

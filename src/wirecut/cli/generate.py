@@ -4,6 +4,7 @@ counted.
 
 import sys
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -164,6 +165,8 @@ def generate(
 def _print_json(run: "Run", asked: "list[Prompt]", n: int) -> None:
     import msgspec
 
+    from wirecut.bench.report import load_json
+
     outputs = [
         {
             "prompt": i // n,
@@ -189,6 +192,7 @@ def _print_json(run: "Run", asked: "list[Prompt]", n: int) -> None:
         "tpot_s": run.tpot_s,
         "comm": run.counted,
         "comm_formula": run.formula,
+        "experts": load_json(run),
         "comm_seconds": run.timeline.comm_seconds(),
         "bubble_fraction": run.timeline.bubble_fraction,
         "rank_shares": [run.timeline.shares(rank) for rank in range(run.cut.layout.world_size)],
@@ -201,7 +205,7 @@ def _print_json(run: "Run", asked: "list[Prompt]", n: int) -> None:
 
 
 def _show(run: "Run") -> None:
-    from wirecut.bench.report import comm_table, dealt, timing_table
+    from wirecut.bench.report import comm_table, dealt, load_table, timing_table
     from wirecut.bench.seen import seen_tables
     from wirecut.explain.page import Paragraph, show
     from wirecut.units import show_bytes, show_seconds
@@ -209,12 +213,5 @@ def _show(run: "Run") -> None:
     read = ", ".join(show_bytes(count) for count in run.bytes_read)
     loaded = f"Loaded in {show_seconds(run.load_s)}; bytes that each rank read: {read}."
     print(flush=True)
-    show(
-        [
-            *timing_table([run]),
-            *comm_table(run),
-            *seen_tables(run.timeline),
-            Paragraph(loaded),
-            dealt(run),
-        ]
-    )
+    tables = (timing_table([run]), comm_table(run), load_table(run), seen_tables(run.timeline))
+    show([*chain.from_iterable(tables), Paragraph(loaded), dealt(run)])

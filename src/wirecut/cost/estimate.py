@@ -240,7 +240,7 @@ def _items(
         handoffs=pricing.engine.batching.handoffs,
         sums=exchange_of(pricing.engine.exchange).sums,
     )
-    copies = copies_sent(candidate.replica, tokens)
+    copies = copies_sent(pricing, layout, tokens)
     exchanged = exchange_items(
         pricing.spec, layout, forwards=forwards, copies=copies, dtype=pricing.dtype
     )

@@ -16,12 +16,13 @@ from wirecut.cost.collectives import Price, collective_price
 from wirecut.cost.forward import Batch
 from wirecut.cost.kernels_experts import rank_load
 from wirecut.cost.lanes import Lane, Wiring, wiring_of
-from wirecut.cost.replica import Replica
+from wirecut.cost.replica import Pricing, Replica
 from wirecut.cost.terms import half_width
 from wirecut.cost.wire import PICK_BYTES, routed_layers
 from wirecut.errors import UsageError
 from wirecut.fabric.fabric import Fabric
 from wirecut.facts import fact
+from wirecut.layout.layout import Layout
 from wirecut.spec.feedforward import Moe
 from wirecut.spec.formats import element_bits, kind_of
 from wirecut.units import DTYPE_BYTES
@@ -204,11 +205,10 @@ def _price(way: Way, slowest: Lane) -> Price:
     return Price(way.seconds, way.__str__, source, spread)
 
 
-def copies_sent(replica: Replica, tokens: int) -> float:
+def copies_sent(pricing: Pricing, layout: Layout, tokens: int) -> float:
     """Rows that one replica's tokens are expected to hand to the exchange in all routed layers: one
     for each rank that a token goes to, where only what is routed is sent.
     """
-    layout, pricing = replica.cut.layout, replica.pricing
     layers = routed_layers(pricing.spec, layout)
     moe = next((layer.mlp for layer in layers if isinstance(layer.mlp, Moe)), None)
     if moe is None:
