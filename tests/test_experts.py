@@ -14,8 +14,9 @@ from wirecut.bench.report import load_json, load_table
 from wirecut.bench.run import formula_of, run_cut
 from wirecut.cost.exchange import Tokens
 from wirecut.cost.replica import Pricing
-from wirecut.engine.engine import Engine, Prompt, Totals
+from wirecut.engine.engine import Engine, Totals
 from wirecut.engine.load import uneven
+from wirecut.engine.prompt import Prompt
 from wirecut.explain.page import Grid, Heading, Paragraph
 from wirecut.fabric.discover import assumed_fabric
 from wirecut.layout.layout import parse_layout
