@@ -16,7 +16,7 @@ from wirecut.cost.exchange import Tokens
 from wirecut.cost.replica import Pricing
 from wirecut.engine.engine import Engine, Totals
 from wirecut.engine.load import uneven
-from wirecut.engine.prompt import Prompt
+from wirecut.engine.prompt import Answer, Prompt
 from wirecut.explain.page import Grid, Heading, Paragraph
 from wirecut.fabric.discover import assumed_fabric
 from wirecut.layout.layout import parse_layout
@@ -117,6 +117,21 @@ def test_replicas_without_work_join_and_all_rest_between_requests(mixtral: Asked
     first, second = totals.replicas
     assert first.forwards + first.joined == second.forwards + second.joined
     assert second.joined > second.forwards > 0
+
+
+def test_nothing_asked_and_an_answer_left_early(mixtral: Asked) -> None:
+    """Replicas that step together end without having stepped, and go on behind a cancelled one."""
+    asked, layout = mixtral.reference, parse_layout("dp2ep2")
+    cut, fabric = Cut(layout, (0, 1), ((0, LAYERS),)), assumed_fabric(2)
+    with Engine(asked.folder, cut, fabric, limits=LIMITS, dtype="fp32") as engine:
+        assert engine.finish().comm == {"ep": {"calls": 0, "bytes": 0}}
+    prompts = [Prompt(prompt, NEW_TOKENS) for prompt in asked.prompts]
+    with Engine(asked.folder, cut, fabric, limits=LIMITS, dtype="fp32") as engine:
+        leaving = engine.stream(prompts, [Answer() for _ in prompts])
+        next(leaving)
+        leaving.close()
+        assert [answer.tokens for answer in engine.generate(prompts)] == list(asked.tokens)
+        engine.finish()
 
 
 @pytest.mark.parametrize("architecture", ["qwen2_moe", "qwen3_moe", "deepseek_v3", "gpt_oss"])
