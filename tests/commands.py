@@ -13,6 +13,9 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from wirecut.files import cache_dir
+from wirecut.machine import native
+
 MARK = "WIRECUT_TEST_COMMAND"
 PATIENCE_S = 60.0  # a loaded machine takes seconds to import torch
 GONE_S = 10.0
@@ -42,7 +45,7 @@ class Command:
             stderr=self._files[1],
             cwd=folder,
             start_new_session=True,  # a process group of its own, as a shell gives it
-            env=os.environ | {name: value, "XDG_CACHE_HOME": str(folder / "cache")},
+            env=os.environ | {name: value, "XDG_CACHE_HOME": str(own_cache(folder))},
         )
 
     @property
@@ -106,6 +109,16 @@ class Command:
         self.process.wait()
         for file in self._files:
             file.close()
+
+
+def own_cache(folder: Path) -> Path:
+    """A cache in `folder`, for XDG_CACHE_HOME, that holds nothing but kernels compiled before."""
+    native.load()
+    mine = folder / "cache" / "wirecut"
+    mine.mkdir(parents=True, exist_ok=True)
+    for kernels in cache_dir().glob("kernels-*.so"):
+        (mine / kernels.name).symlink_to(kernels)
+    return mine.parent
 
 
 def _read(path: Path) -> str:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from msgspec.structs import replace as replace_struct
 
+from commands import own_cache
 from wirecut.fabric.arithmetic import ATTENTION, CPU, Bench
 from wirecut.fabric.assemble import assemble, fit_link
 from wirecut.fabric.discover import host_devices
@@ -224,7 +225,7 @@ def test_islands_come_from_what_was_measured_and_wrong_bytes_are_a_finding() -> 
 
 
 def test_probe_measures_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(own_cache(tmp_path)))
     out = tmp_path / "fabric.json"
     done = subprocess.run(
         [
