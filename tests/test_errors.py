@@ -7,7 +7,9 @@ from wirecut.units import show_bytes, show_flops, show_rate, show_seconds
 
 
 def every_error(root=errors.WirecutError) -> set:
-    return {root}.union(*(every_error(child) for child in root.__subclasses__()))
+    """The errors of `wirecut.errors`; rooms may have finer ones of a kind, with its exit code."""
+    children = {child for child in root.__subclasses__() if child.__module__ == errors.__name__}
+    return {root}.union(*map(every_error, children))
 
 
 COULD_NOT = {errors.WirecutError, errors.NothingFits, errors.RankFailed, errors.MissingExtra}
