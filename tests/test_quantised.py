@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import inprocess
 import packers
 import parity
+from inprocess import Cluster
 from models import write_model
 from test_parity import check
 from wirecut.api import pricing_of
@@ -88,10 +88,11 @@ def test_ranks_hold_the_slices_of_the_plain_weights(
 
 def test_tokens_are_those_of_the_plain_model(quantised: tuple[Path, Path]) -> None:
     prompts = [(5, 9, 200, 31), tuple(range(7, 40))]
-    packed, made = (
-        inprocess.generate(inprocess.whole_stage(folder), prompts, 12, chunk=16)
-        for folder in quantised
-    )
+    answers: list[tuple[list[list[int]], list[torch.Tensor]]] = []
+    for folder in quantised:
+        with Cluster(folder, Layout()) as whole:
+            answers.append(whole.generate(prompts, 12, chunk=16))
+    packed, made = answers
     assert packed[0] == made[0]
     for ours, theirs in zip(packed[1], made[1], strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)
