@@ -153,10 +153,10 @@ def test_stages_by_hand():
     assert cut_stages([1] * 8, 2) == ((0, 4), (4, 8))
     assert cut_stages([1] * 8, 3) == ((0, 3), (3, 6), (6, 8))
     # a head that weighs two layers takes two from the last stage, an embedding one from the first
-    assert cut_stages([1] * 8, 2, last_extra=2) == ((0, 5), (5, 8))
-    assert cut_stages([1] * 8, 2, first_extra=2) == ((0, 3), (3, 8))
+    assert cut_stages([1] * 8, 2, extras=(0, 2)) == ((0, 5), (5, 8))
+    assert cut_stages([1] * 8, 2, extras=(2, 0)) == ((0, 3), (3, 8))
     assert cut_stages([5, 1, 1, 1], 2) == ((0, 1), (1, 4))
-    assert cut_stages([1, 1, 1], 3, last_extra=100) == ((0, 1), (1, 2), (2, 3))
+    assert cut_stages([1, 1, 1], 3, extras=(0, 0, 100)) == ((0, 1), (1, 2), (2, 3))
 
 
 @settings(max_examples=150, deadline=None)
@@ -168,7 +168,10 @@ def test_stages_by_hand():
 )
 def test_stages_are_as_good_as_the_best_of_all_cuts(weights, pp, first_extra, last_extra):
     pp = min(pp, len(weights))
-    found = cut_stages(weights, pp, first_extra=first_extra, last_extra=last_extra)
+    extras = [0] * pp
+    extras[0] += first_extra
+    extras[-1] += last_extra
+    found = cut_stages(weights, pp, extras=extras)
     assert found in set(every_cut(len(weights), pp))
     best = min(heaviest(weights, c, first_extra, last_extra) for c in every_cut(len(weights), pp))
     assert heaviest(weights, found, first_extra, last_extra) == best

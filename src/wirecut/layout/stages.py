@@ -23,38 +23,35 @@ def cut_stages(
     weights: Sequence[float],
     pp: int,
     *,
-    first_extra: float = 0.0,
-    last_extra: float = 0.0,
+    extras: Sequence[float] = (),
     speeds: Sequence[float] = (),
     room: Room | None = None,
 ) -> Stages:
     """The cut into `pp` contiguous stages of at least one layer whose heaviest is lightest.
 
-    `first_extra` is what the embedding adds to the first stage, `last_extra` what norm and head add
-    to the last. `speeds`: how many times as fast each stage is (empty: alike). `room` is kept to
-    where any cut does. Weights are not negative. Exact: dynamic programming over (stage, layers so
-    far); a later start makes a stage lighter and those before it heavier: the best is where they
-    meet. Of equally good cuts, the one with the fewest layers in late stages.
+    `extras`: what each stage carries besides its layers, in the weights' unit, as the embedding on
+    the first and norm and head on the last (empty: nothing). `speeds`: how many times as fast each
+    stage is (empty: alike). `room` is kept to where any cut does. Weights are not negative. Exact:
+    dynamic programming over (stage, layers so far), from the latest start of a stage to where it
+    alone is heavier than the best so far. Of equally good cuts, the one with the fewest layers in
+    late stages.
     """
     layers = len(weights)
     if not 1 <= pp <= layers:
         raise ValueError(f"{layers} layers cannot make {pp} stages")
     before = [0.0, *accumulate(weights)]
     slow = [1.0 / speed for speed in speeds] or [1.0] * pp
+    besides = list(extras) or [0.0] * pp
     held = [0.0, *accumulate(room.layers)] if room else before
     limits = room.stages if room else [math.inf] * pp
 
-    extras = [0.0] * pp
-    extras[0] += first_extra
-    extras[-1] += last_extra
-
     worst = [  # of the stages so far, by layers so far
-        (before[last] + extras[0]) * slow[0] if held[last] <= limits[0] else math.inf
+        (before[last] + besides[0]) * slow[0] if held[last] <= limits[0] else math.inf
         for last in range(layers + 1)
     ]
     came_from: list[dict[int, int]] = []
     for stage in range(1, pp):
-        extra, slower, limit = extras[stage], slow[stage], limits[stage]
+        extra, slower, limit = besides[stage], slow[stage], limits[stage]
         row, origin = [math.inf] * (layers + 1), dict[int, int]()
         for last in range(stage + 1, layers - pp + stage + 2) if stage < pp - 1 else [layers]:
             best = math.inf
@@ -71,9 +68,7 @@ def cut_stages(
         worst = row
         came_from.append(origin)
     if room and math.isinf(worst[layers]):
-        return cut_stages(
-            weights, pp, first_extra=first_extra, last_extra=last_extra, speeds=speeds
-        )
+        return cut_stages(weights, pp, extras=extras, speeds=speeds)
 
     ends = [layers]
     for origin in reversed(came_from):

@@ -113,22 +113,28 @@ def _stages(
     rows = math.ceil(max(1.0, min(running, fit)) / layout.pp)
     streamed = _streamed(sizes, layout, rows, context)
     mean = sum(streamed) / len(streamed)
-    each = [
+    each = [  # seconds of a mean layer
         mean / one.bytes_per_s + steps.ops_per_layer * one.launch_s for one in on
-    ]  # seconds of a mean layer
+    ]
     fastest = on[each.index(min(each))]
+    speeds = tuple(min(each) / one for one in each)
+    besides = [steps.stage_ops * one.launch_s for one in on]  # seconds on the stage's own device
+    besides[0] = max(steps.step_ops, steps.stage_ops) * on[0].launch_s
     head = max(one.head.weight_bytes for one in sizes)
+    besides[-1] += head / on[-1].bytes_per_s + rows * steps.ops_per_sequence * on[-1].launch_s
     return _cut(
         _relative(
             [
                 one / fastest.bytes_per_s + steps.ops_per_layer * fastest.launch_s
                 for one in streamed
             ],
-            max(0.0, (steps.step_ops - steps.stage_ops) * fastest.launch_s),
-            head / fastest.bytes_per_s + rows * steps.ops_per_sequence * fastest.launch_s,
+            [seconds * speed for seconds, speed in zip(besides, speeds, strict=True)],
         ),
-        _relative([w + fit * one for w, one in zip(weights, request, strict=True)], first, last),
-        tuple(min(each) / one for one in each),
+        _relative(
+            [w + fit * one for w, one in zip(weights, request, strict=True)],
+            [first, *[0.0] * (layout.pp - 2), last],
+        ),
+        speeds,
         tuple(one.memory_bytes / max(other.memory_bytes for other in on) for one in on),
         slack,
     )
@@ -160,27 +166,23 @@ def _streamed(sizes: Sequence[RankSizes], layout: Layout, rows: int, context: fl
 
 @fact
 class _Loads:
-    """Weights of layers, what is added to the first stage and to the last, as shares of the
-    heaviest layer.
-    """
+    """Weights of layers, and what each stage carries besides, as shares of the heaviest layer."""
 
     layers: tuple[float, ...]
-    first: float
-    last: float
+    extras: tuple[float, ...]
 
     def of(self, stages: Stages, speeds: Sequence[float]) -> float:
         """The heaviest stage."""
-        extras = [self.first, *[0.0] * (len(stages) - 2), self.last]
         return max(
             (sum(self.layers[a:b]) + extra) / speed
-            for (a, b), extra, speed in zip(stages, extras, speeds, strict=True)
+            for (a, b), extra, speed in zip(stages, self.extras, speeds, strict=True)
         )
 
 
-def _relative(layers: Sequence[float], first: float, last: float) -> _Loads:
+def _relative(layers: Sequence[float], extras: Sequence[float]) -> _Loads:
     unit = max(layers)
-    shares = tuple(round(one / unit, DIGITS) for one in layers)
-    return _Loads(shares, round(first / unit, DIGITS), round(last / unit, DIGITS))
+    shares, besides = (tuple(round(one / unit, DIGITS) for one in of) for of in (layers, extras))
+    return _Loads(shares, besides)
 
 
 @lru_cache(maxsize=4096)
@@ -189,18 +191,9 @@ def _cut(
 ) -> Stages:
     """The cut that fills memory least, with no stage slower than the fastest cut's and `slack`."""
     pp = len(speeds)
-    fastest = cut_stages(
-        times.layers, pp, first_extra=times.first, last_extra=times.last, speeds=speeds
-    )
+    fastest = cut_stages(times.layers, pp, extras=times.extras, speeds=speeds)
     limit = times.of(fastest, speeds) * (1 + slack)
-    free = [limit * speed for speed in speeds]
-    free[0] -= times.first
-    free[-1] -= times.last
+    free = [limit * speed - extra for speed, extra in zip(speeds, times.extras, strict=True)]
     return cut_stages(
-        held.layers,
-        pp,
-        first_extra=held.first,
-        last_extra=held.last,
-        speeds=rooms,
-        room=Room(times.layers, free),
+        held.layers, pp, extras=held.extras, speeds=rooms, room=Room(times.layers, free)
     )
