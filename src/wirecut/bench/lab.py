@@ -113,7 +113,7 @@ def experiment(
     done = len(wires) * PROBE_TICKS
     for _ in range(PASSES):
         for wire in wires:
-            with _hosts_of(wire) as hosts:
+            with hosts_of(wire) as hosts:
                 for trial in (each for each in trials if each.wire == wire):
                     progress(done, of, f"{wire.name}: {trial.layout}")
                     trial.run(folder, hosts)
@@ -133,7 +133,7 @@ def _probe(wire: LabWire, known: dict[str, Fabric], progress: Progress) -> Fabri
     own = next((known[name] for name in ("shm", "loopback") if name in known), None)
     if wire.bits_per_s is None and own is not None:
         return own
-    with _hosts_of(wire) as hosts:
+    with hosts_of(wire) as hosts:
         return _probed(
             probe(hosts=hosts, progress=progress) if hosts else probe(RANKS, progress=progress)
         )
@@ -197,7 +197,7 @@ def _probed(fabric: Fabric | None) -> Fabric:
 
 
 @contextmanager
-def _hosts_of(wire: LabWire) -> Iterator[tuple[RankHost, ...]]:
+def hosts_of(wire: LabWire) -> Iterator[tuple[RankHost, ...]]:
     """Two hosts joined by the wire; none when it is this host's own."""
     if wire.bits_per_s is None:
         yield ()

@@ -51,8 +51,10 @@ WHOLE = Slice(None, 0, 0)
 
 
 def even_cut(length: int, parts: int, index: int) -> tuple[int, int]:
-    """Part `index` of `length` things dealt to `parts` as evenly as whole things allow."""
-    return length * index // parts, length * (index + 1) // parts
+    """Part `index` of `length` things dealt to `parts` as evenly as whole things allow, the first
+    part the largest: 8 to 3 as 3 + 3 + 2.
+    """
+    return -(-length * index // parts), -(-length * (index + 1) // parts)
 
 
 def cut_by_shares(
@@ -75,10 +77,10 @@ def padded_vocab(vocab: int, tp: int) -> int:
 def unit_cut(
     units: int, tp: int, tp_rank: int, groups: int = 0, shares: tuple[int, ...] = ()
 ) -> tuple[int, int]:
-    """First and one past the last unit of a rank. Whole groups are dealt while ranks are no more
-    than groups, and evenly beyond; ranks beyond the units hold copies.
+    """First and one past the last unit of a rank. Whole groups are dealt while there is one for
+    each rank (and units for each), and evenly beyond; ranks beyond the units hold copies.
     """
-    if groups and tp <= groups:
+    if groups and tp <= groups <= units:
         first, last = cut_by_shares(groups, tp, tp_rank, shares)
         return first * units // groups, last * units // groups
     if tp <= units:

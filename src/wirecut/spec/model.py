@@ -70,7 +70,11 @@ def layer_tensors(layer: Layer, hidden: int) -> tuple[Tensor, ...]:
         found += [replace(tensor, name=f"{layer.mixer_name}.{tensor.name}") for tensor in own]
     if layer.mlp:
         at = f"{layer.mlp_name}." if layer.mlp_name else ""
-        found += [replace(one, name=at + one.name) for one in layer.mlp.tensors(hidden)]
+        groups = layer.mixer.groups if layer.mixer else 0
+        for one in layer.mlp.tensors(hidden):
+            # Ranks with more of the head groups get more columns, in proportion.
+            dealt = groups if one.dim is not None else 0
+            found.append(replace(one, name=at + one.name, groups=dealt))
     found += layer.extra
     formats = dict(layer.formats)
     stored = (replace(tensor, format=formats.get(tensor.name, "")) for tensor in found)
