@@ -1,6 +1,7 @@
 """Routed experts over the ranks that share them, against the same experts computed in one place."""
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,9 +10,13 @@ from hypothesis import strategies as st
 
 from in_threads import in_threads, shared_groups
 from wirecut.cost.exchange import Tokens
+from wirecut.engine import worker
 from wirecut.engine.exchange import ExpertComm, Experts
+from wirecut.engine.trace import Off
+from wirecut.errors import RankFailed
 from wirecut.layout.layout import Layout, parse_layout
 from wirecut.layout.shards import expert_tp, holders, tensor_slice
+from wirecut.sched.step import JOIN, Entry, Step
 from wirecut.spec.tensor import column
 
 HIDDEN, WIDE, TOP_K = 16, 12, 3
@@ -65,9 +70,11 @@ class Rank:
     layer: Experts
 
 
-def stage_of(layout: Layout, whole: Part, *, slot_bytes: int = 4096) -> list[Rank]:
+def stage_of(
+    layout: Layout, whole: Part, *, slot_bytes: int = 4096, deadline_s: float = 20
+) -> list[Rank]:
     ranks: list[Rank] = []
-    groups = shared_groups(layout.dp * layout.tp, slot_bytes=slot_bytes)
+    groups = shared_groups(layout.dp * layout.tp, slot_bytes=slot_bytes, deadline_s=deadline_s)
     for index, group in enumerate(groups):
         transport = group if layout.shares_experts else None
         comm = ExpertComm(layout, index=index, transport=transport)
@@ -166,3 +173,26 @@ def test_as_many_copies_as_the_cost_model_expects_of_random_picks() -> None:
     in_threads(4, lambda index: ranks[index].layer(*inputs[index]))
     copies = sum(rank.comm.counted().copies for rank in ranks) / (4 * rows)
     assert copies == pytest.approx(Tokens(1, TOP_K, count, 4).reached(4), rel=0.01)
+
+
+class OneLayer(worker.Rank):
+    """A rank of the engine whose steps are one layer of experts."""
+
+    def __init__(self, rank: Rank) -> None:
+        self.log, self.joined = Off(), 0
+        self.wires = SimpleNamespace(experts=rank.comm)
+        self._layer = rank.layer
+
+    def _forward(self, entries: tuple[Entry, ...]) -> None:
+        self._layer(*batch(len(entries), 8, 0))
+
+
+def test_an_exchange_that_others_do_not_come_to_is_named_with_its_step() -> None:
+    layout = parse_layout("dp2ep2")
+    for rank in (0, 1):
+        mine = OneLayer(stage_of(layout, experts(8), deadline_s=0.2)[rank])
+        late = rf"rank {1 - rank} \(test: all-to-all number 1\) did not come"
+        with pytest.raises(RankFailed, match=f"^step 7: {late}"):
+            mine.forward(Step(7, (Entry(0, 0, (1,), (0,), True),)))
+        with pytest.raises(RankFailed, match=r"^a step of other replicas: rank"):
+            mine.forward(JOIN)

@@ -13,6 +13,7 @@ import torch
 
 from in_threads import in_threads, shared_groups
 from wirecut.engine.rounds import Among, PairsGather, Rounds
+from wirecut.errors import RankFailed
 from wirecut.machine.pipes import Pipe
 
 
@@ -70,3 +71,11 @@ def test_a_replica_with_its_own_experts_asks_nobody() -> None:
     assert Rounds(None).agree(True, 3) == (True, True)
     assert Rounds(None).agree(False, 0) == (False, True)
     assert torch.equal(PairsGather([]).all_gather(torch.tensor([1, 2])), torch.tensor([1, 2]))
+
+
+def test_a_replica_that_does_not_come_is_named_with_the_round() -> None:
+    rounds = [Rounds(group) for group in shared_groups(2, deadline_s=0.2)]
+    in_threads(2, lambda rank: rounds[rank].agree(True, 1))
+    expected = r"round 2 of the replicas: rank 0 \(test: all-gather number 2\) did not come"
+    with pytest.raises(RankFailed, match=expected):
+        rounds[1].agree(True, 1)

@@ -13,6 +13,9 @@
 A message says what happened, what was measured against what was needed, and what to try.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class WirecutError(Exception):
     """Anything that wirecut could not do. `exit_code` is what the command line returns."""
@@ -26,6 +29,15 @@ class NothingFits(WirecutError):
 
 class RankFailed(WirecutError):
     """A rank died, hung or ran out of memory; the message names it, and the step where known."""
+
+
+@contextmanager
+def during(what: str) -> Iterator[None]:
+    """A rank that fails inside says during what, as in "step 3: rank 1 (...) did not come"."""
+    try:
+        yield
+    except RankFailed as error:
+        raise RankFailed(f"{what}: {error}") from error
 
 
 class MissingExtra(WirecutError):

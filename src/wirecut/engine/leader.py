@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from wirecut.engine.messages import Cancel, Dealt, Draws, News, Sampled, Stop, Submit
+from wirecut.errors import during
 from wirecut.machine.channel import Channel
 from wirecut.sched.request import Request
 from wirecut.sched.scheduler import Scheduler
@@ -101,7 +102,8 @@ class Leader:
         if step == JOIN:
             return
         if self._rank.wires.tokens:
-            draws = _decode_draws(self._rank.wires.tokens.receive())
+            with during(step.name):
+                draws = _decode_draws(self._rank.wires.tokens.receive())
         assert draws is not None
         ids = [entry.request_id for entry in step.entries if entry.samples]
         by_request = dict(zip(ids, draws.tokens, strict=True))
@@ -122,7 +124,7 @@ class Leader:
         layout, at = self._rank.cut.layout, self._rank.at
         drawn_by = layout.rank(dp=at["dp"], pp=layout.pp - 1)
         return (
-            f"rank {drawn_by}, step {step.id}: the logits are not finite (NaN, or nothing is "
+            f"rank {drawn_by}, {step.name}: the logits are not finite (NaN, or nothing is "
             "possible). The weights hold such values, or they overflow: try --dtype fp32"
         )
 

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 
 from wirecut.engine.comm import Pair
+from wirecut.errors import during
 
 
 class Among(Protocol):
@@ -27,12 +28,15 @@ class Rounds:
 
     def __init__(self, among: Among | None) -> None:
         self._among = among
+        self._count = 0
 
     def agree(self, has_step: bool, heard: int) -> tuple[bool, bool]:
         """Whether any replica has a step, and whether all have heard as many messages."""
         if self._among is None:
             return has_step, True
-        said = self._among.all_gather(torch.tensor([has_step, heard])).view(-1, 2)
+        self._count += 1
+        with during(f"round {self._count} of the replicas"):
+            said = self._among.all_gather(torch.tensor([has_step, heard])).view(-1, 2)
         return bool(said[:, 0].any()), bool((said[:, 1] == heard).all())
 
 

@@ -20,6 +20,7 @@ from wirecut.engine.trace import Log, Off
 from wirecut.engine.weights import SliceReader
 from wirecut.engine.wiring import Sizes, Wires, connect
 from wirecut.engine.wiring import shared_bytes as wires_bytes
+from wirecut.errors import during
 from wirecut.layout.shards import padded_vocab
 from wirecut.machine.host import RankProcess
 from wirecut.machine.shm import Arena
@@ -139,7 +140,8 @@ class Rank:
         """This rank's part of a step. What was drawn where that is done, None elsewhere. Without
         entries it takes part in the exchange of other replicas.
         """
-        with self.log.step(step.id, tokens=step.num_tokens, decodes=step.num_decodes):
+        timed = self.log.step(step.id, tokens=step.num_tokens, decodes=step.num_decodes)
+        with timed, during(step.name):
             return self._forward(step.entries) if step.entries else self._join()
 
     def _join(self) -> None:

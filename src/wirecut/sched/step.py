@@ -45,6 +45,11 @@ class Step(msgspec.Struct, frozen=True, array_like=True, gc=False):
     entries: tuple[Entry, ...]
 
     @property
+    def name(self) -> str:
+        """For messages."""
+        return f"step {self.id}" if self.entries else "a step of other replicas"
+
+    @property
     def num_tokens(self) -> int:
         """Rows of the batch."""
         return sum(len(entry.tokens) for entry in self.entries)
