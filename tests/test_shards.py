@@ -209,10 +209,10 @@ def test_whole_groups_are_dealt_by_hand():
     spec = spec_of(LLAMA_8B)
     named = {tensor.name: tensor for tensor in spec.layer_tensors(spec.layers[0])}
     q, k = named["self_attn.q_proj.weight"], named["self_attn.k_proj.weight"]
-    # 8 key-value heads on 3 ranks: 2, 3 and 3, with 4 query heads each
-    assert [query_heads(32, 3, rank, 8) for rank in range(3)] == [(0, 8), (8, 20), (20, 32)]
-    assert tensor_slice(q, tp=3, tp_rank=1) == Slice(0, 8 * 128, 20 * 128)
-    assert tensor_slice(k, tp=3, tp_rank=1) == Slice(0, 2 * 128, 5 * 128)
+    # 8 key-value heads on 3 ranks: 3, 3 and 2, with 4 query heads each
+    assert [query_heads(32, 3, rank, 8) for rank in range(3)] == [(0, 12), (12, 24), (24, 32)]
+    assert tensor_slice(q, tp=3, tp_rank=1) == Slice(0, 12 * 128, 24 * 128)
+    assert tensor_slice(k, tp=3, tp_rank=1) == Slice(0, 3 * 128, 6 * 128)
     kept = [kv_elements(spec, (0, 32), tp=3, tp_rank=rank) for rank in range(3)]
     assert kept == [32 * 2 * heads * 128 for heads in (3, 3, 2)]
 

@@ -13,7 +13,7 @@
 A message says what happened, what was measured against what was needed, and what to try.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
@@ -32,7 +32,7 @@ class RankFailed(WirecutError):
 
 
 @contextmanager
-def during(what: str) -> Iterator[None]:
+def during(what: str) -> Generator[None]:
     """A rank that fails inside says during what, as in "step 3: rank 1 (...) did not come"."""
     try:
         yield

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 
+from wirecut.machine.halves import Running
 from wirecut.machine.mailbox import Mailbox
 from wirecut.machine.sockets import TorchGroup
 
@@ -27,6 +28,10 @@ class Transport(Protocol):
 
     def gather(self, x: torch.Tensor) -> torch.Tensor | None: ...
 
+    def runs(self, num_bytes: int) -> bool: ...
+
+    def run(self, running: Running) -> None: ...
+
 
 @dataclass(slots=True)
 class Count:
@@ -35,9 +40,10 @@ class Count:
     calls: int = 0
     bytes: int = 0
 
-    def add(self, num_bytes: int) -> None:
-        self.calls += 1
-        self.bytes += num_bytes
+    def add(self, num_bytes: int, *, calls: int = 1) -> None:
+        """`calls` of `num_bytes` each."""
+        self.calls += calls
+        self.bytes += calls * num_bytes
 
     def reset(self) -> None:
         self.calls = self.bytes = 0
@@ -58,6 +64,18 @@ class Comm:
             return x
         self.count.add(x.nbytes)
         return self._transport.all_reduce(x)
+
+    def runs(self, num_bytes: int) -> bool:
+        """Whether native code can do all-reduces of so many bytes by itself."""
+        return self._transport is None or self._transport.runs(num_bytes)
+
+    def run(self, running: Running) -> None:
+        """Run native code that does its all-reduces by itself."""
+        if self._transport is None:
+            running(None)
+            return
+        self.count.add(running.num_bytes, calls=len(running))
+        self._transport.run(running)
 
     def gather(self, x: torch.Tensor) -> torch.Tensor | None:
         """`x` (rows, columns) of every rank side by side on the first rank; None elsewhere."""

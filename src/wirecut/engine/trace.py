@@ -11,9 +11,9 @@ Times are nanoseconds of CLOCK_MONOTONIC, which all processes of a host share. K
 
 import time
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, Protocol, TypeVar, cast, get_args
 
 What = Literal[
     "step",
@@ -32,8 +32,16 @@ WHATS: tuple[What, ...] = get_args(What)
 COLUMNS = 6  # of a span: what, begin, end, then step id, tokens and decodes, or bytes and zeros
 ROUTINE_SPANS = 20_000  # kept by every rank of every run: 1 MB, hundreds of steps
 TRACED_SPANS = 2_000_000  # kept for a trace: 100 MB
+RUN_INSIDE = ("run",)  # methods that run what does many calls of the wire, and times them itself
 
 Wire = TypeVar("Wire")
+
+
+class Running(Protocol):
+    """Something that takes times itself: begin and end of each call, of `num_bytes` each."""
+
+    times: Iterable[int]
+    num_bytes: int
 
 
 class Log:
@@ -65,6 +73,18 @@ class Log:
             result = call(*given)
             note(number, begin, clock(), given[0].nbytes if given else 0, 0, 0)
             return result
+
+        return timed
+
+    def timed_inside(self, what: What, call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call` of something that runs and takes the times itself, with a span for each."""
+        number, note = WHATS.index(what), self.note
+
+        def timed(running: Running) -> None:
+            call(running)
+            times = iter(running.times)
+            for begin, end in zip(times, times, strict=True):
+                note(number, begin, end, running.num_bytes, 0, 0)
 
         return timed
 
@@ -116,6 +136,9 @@ class Off:
     def timed(self, what: What, call: Callable[..., Any]) -> Callable[..., Any]:
         return call
 
+    def timed_inside(self, what: What, call: Callable[..., Any]) -> Callable[..., Any]:
+        return call
+
     def packed(self) -> bytes:
         return b""
 
@@ -126,7 +149,8 @@ class _Watched:
     def __init__(self, wire: object, log: Log | Off, calls: Mapping[str, What]) -> None:
         self._wire = wire
         for method, what in calls.items():
-            setattr(self, method, log.timed(what, getattr(wire, method)))
+            timed = log.timed_inside if method in RUN_INSIDE else log.timed
+            setattr(self, method, timed(what, getattr(wire, method)))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wire, name)

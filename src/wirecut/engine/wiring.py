@@ -32,7 +32,7 @@ STEP_BYTES, STEP_BYTES_PER_TOKEN, STEP_BYTES_PER_SEQ = 4096, 12, 256
 STEP_BYTES_PER_KV_TOKEN = 5 / 16
 # What is timed of each wire.
 WATCHED: dict[str, dict[str, What]] = {
-    "tp": {"all_reduce": "all-reduce", "gather": "logits gather"},
+    "tp": {"all_reduce": "all-reduce", "run": "all-reduce", "gather": "logits gather"},
     "experts": {"all_to_all_rows": "rows to experts"},
     "leaders": {"all_gather": "wait for other replicas"},
     "incoming": {"receive": "receive from the stage before"},

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from wirecut.machine import native
+from wirecut.machine import huge, native
 
 PACKS = (torch.bfloat16, torch.float32)
 VIEW_SHARE = 0.25  # of an operation; a view moves no data (1.7 us where a layer's mean is 7)
@@ -34,15 +34,17 @@ class Linear(Protocol):
 
 
 class PackedLinear:
-    """x @ weight.T + bias for one weight, in the layout that its device reads fastest."""
+    """x @ weight.T + bias for one weight, in the layout that its device reads fastest; `panels` is
+    that of our own kernel, where it is in use.
+    """
 
     def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> None:
         self.num_bytes = weight_OI.nbytes
-        self._outs, self._ins = weight_OI.shape
-        self._bias = bias_O
+        self.outs, self.ins = weight_OI.shape
+        self.bias, self.panels = bias_O, None
         on_cpu = weight_OI.device.type == "cpu"
-        if on_cpu and HAS_PRODUCTS and weight_OI.dtype == torch.bfloat16 and self._ins % 2 == 0:
-            self._weight, self._product = _panels(weight_OI), self._by_panels
+        if on_cpu and HAS_PRODUCTS and weight_OI.dtype == torch.bfloat16 and self.ins % 2 == 0:
+            self.panels, self._product = _panels(weight_OI), self._by_panels
         elif on_cpu and weight_OI.dtype in PACKS and torch.backends.mkldnn.is_available():
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous())
             self._product = self._by_onednn
@@ -54,28 +56,30 @@ class PackedLinear:
 
     def _by_panels(self, x_TI: torch.Tensor) -> torch.Tensor:
         x_TI = x_TI.contiguous()
-        y_TO = x_TI.new_empty(*x_TI.shape[:-1], self._outs)
+        y_TO = x_TI.new_empty(*x_TI.shape[:-1], self.outs)
+        assert self.panels is not None
         _native.linear_bf16(
             x_TI.data_ptr(),
-            self._weight.data_ptr(),
-            None if self._bias is None else self._bias.data_ptr(),
+            self.panels.data_ptr(),
+            None if self.bias is None else self.bias.data_ptr(),
             y_TO.data_ptr(),
-            x_TI.numel() // self._ins,
-            self._outs,
-            self._ins,
+            x_TI.numel() // self.ins,
+            self.outs,
+            self.ins,
         )
         return y_TO
 
     def _by_onednn(self, x_TI: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x_TI, self._weight, self._bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x_TI, self._weight, self.bias, "none", [], "")
 
     def _by_torch(self, x_TI: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(x_TI, self._weight, self._bias)
+        return torch.nn.functional.linear(x_TI, self._weight, self.bias)
 
 
 def _panels(weight_OI: torch.Tensor) -> torch.Tensor:
     outs, ins = weight_OI.shape
-    packed = weight_OI.new_empty(-(-outs // PANEL) * PANEL, ins)
+    padded = -(-outs // PANEL) * PANEL
+    packed = huge.take(2 * padded * ins).view(torch.bfloat16).view(padded, ins)
     weight_OI = weight_OI.contiguous()
     _native.pack_bf16(weight_OI.data_ptr(), packed.data_ptr(), outs, ins)
     return packed
@@ -93,6 +97,18 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     at = x.data_ptr(), weight.data_ptr(), out.data_ptr()
     _native.rms_norm(*at, rows, width, eps, x.dtype == torch.bfloat16)
     return out
+
+
+def norm_heads(x_THD: torch.Tensor, weight_HD: torch.Tensor, eps: float) -> torch.Tensor:
+    """`rms_norm` of each head by itself, with a weight of its own. May overwrite `x_THD`."""
+    rows, heads, width = x_THD.shape
+    inside = x_THD.stride()[1:] == (width, 1) and weight_HD.is_contiguous()
+    if weight_HD.dtype != x_THD.dtype or not (inside and fits(x_THD, width)):
+        normed_THD = torch.nn.functional.rms_norm(x_THD.to(weight_HD.dtype), (width,), None, eps)
+        return normed_THD.mul_(weight_HD).to(x_THD.dtype)
+    at = x_THD.data_ptr(), weight_HD.data_ptr()
+    _native.norm_heads(*at, rows, x_THD.stride(0), heads, width, eps, x_THD.dtype == torch.bfloat16)
+    return x_THD
 
 
 def rotate(x_THD: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor) -> torch.Tensor:

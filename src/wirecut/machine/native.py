@@ -43,6 +43,7 @@ ARGUMENTS = {
     "decode_attention": (ctypes.POINTER(Attention), _int),
     "keep": (_at, _at, _at, _long, _long, _long, _long, _long, _int),
     "rms_norm": (_at, _at, _at, _long, _long, _float, _int),
+    "norm_heads": (_at, _at, _long, _long, _long, _long, _float, _int),
     "rotate": (_at, _at, _at, _long, _long, _long, _long, _long, _int),
     "silu_gate": (_at, _at, _long, _long, _int),
 }
@@ -50,6 +51,7 @@ PRODUCTS = {  # where the processor multiplies bf16 in vectors
     "prompt_attention": (ctypes.POINTER(Attention), _at),
     "pack_bf16": (_at, _at, _long, _long),
     "linear_bf16": (_at, _at, _at, _at, _long, _long, _long),
+    "run_halves": (_at, _long, _at, _at),
 }
 
 

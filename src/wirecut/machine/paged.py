@@ -37,8 +37,7 @@ def takes_decodes(q_THD: torch.Tensor, values_KSD: torch.Tensor, block_tokens: i
         kernels.fits(q_THD, q_THD.shape[2])
         and values_KSD.shape[2] == q_THD.shape[2]
         and values_KSD.is_contiguous()
-        and block_tokens % kernels.LANES == 0
-        and block_tokens <= MOST_BLOCK
+        and takes_block(block_tokens)
     )
 
 
@@ -46,11 +45,23 @@ def takes_prompts(q_THD: torch.Tensor, values_KSD: torch.Tensor, block_tokens: i
     """Whether it serves sequences of many rows."""
     return (
         takes_decodes(q_THD, values_KSD, block_tokens)
-        and kernels.HAS_PRODUCTS
         and q_THD.dtype == torch.bfloat16
+        and takes_prompt(q_THD.shape[2], block_tokens)
+    )
+
+
+def takes_block(block_tokens: int) -> bool:
+    """Whether the kernel for sequences of one row reads blocks of this size."""
+    return block_tokens % kernels.LANES == 0 and block_tokens <= MOST_BLOCK
+
+
+def takes_prompt(head_dim: int, block_tokens: int) -> bool:
+    """Whether the one for sequences of many rows takes heads and blocks like these."""
+    return (
+        kernels.HAS_PRODUCTS
         and block_tokens == PROMPT_BLOCK
-        and q_THD.shape[2] % kernels.PANEL == 0
-        and q_THD.shape[2] <= MOST_WIDTH
+        and head_dim % kernels.PANEL == 0
+        and head_dim <= MOST_WIDTH
     )
 
 

@@ -20,6 +20,7 @@ import torch
 
 from wirecut.errors import RankFailed
 from wirecut.machine import kernels, native
+from wirecut.machine.halves import Group, Running
 
 CACHE_LINE = 64
 SPINS = 20_000  # about a millisecond of looking before the core is given away
@@ -118,11 +119,33 @@ class ShmGroup:
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """Sum `x` over the group, in place, the same bits on every rank. Any shape; contiguous."""
-        add = self._two_shot if self.size > 2 and x.nbytes >= TWO_SHOT_BYTES else self._one_shot
+        add = self._two_shot if self._is_long(x.nbytes) else self._one_shot
         flat, most = x.view(-1), self._most(x)
         for start in range(0, flat.numel(), most):
             add(flat[start : start + most])
         return x
+
+    def runs(self, num_bytes: int) -> bool:
+        """Whether native code may sum so many bytes itself: those that go in one piece."""
+        return bool(self._native) and num_bytes <= self.slot_bytes and not self._is_long(num_bytes)
+
+    def run(self, running: Running) -> None:
+        """Let native code run, which sums over the group by itself; it says who is late."""
+        group = Group(
+            slots=tuple(map(ctypes.addressof, self._slots_at)),
+            flags=ctypes.addressof(self._flags_at),
+            rank=self.rank,
+            size=self.size,
+            round=self._round,
+            spins=0 if self._crowded else NATIVE_SPINS,
+        )
+        while late := running(group):
+            self._round = group.round
+            self._wait_for_late(late - 1)
+        self._round = group.round
+
+    def _is_long(self, num_bytes: int) -> bool:
+        return self.size > 2 and num_bytes >= TWO_SHOT_BYTES
 
     def gather(self, x: torch.Tensor) -> torch.Tensor | None:
         """`x` (rows, columns) of every rank side by side, on rank 0; None elsewhere. Columns equal
@@ -237,8 +260,14 @@ class ShmGroup:
             flat.dtype == torch.bfloat16,
         )
         while late := self._native.all_reduce(*asked):
-            posted = self._flags[self.rank][0] == self._round
-            self._wait_for(late - 1, self._round if posted else self._round - 1, "all-reduce")
+            self._wait_for_late(late - 1)
+
+    def _wait_for_late(self, peer: int) -> None:
+        """Wait for the rank that native code misses, for this round or for the end of the one
+        before.
+        """
+        posted = self._flags[self.rank][0] == self._round
+        self._wait_for(peer, self._round if posted else self._round - 1, "all-reduce")
 
     def _two_shot(self, flat: torch.Tensor) -> None:
         count = flat.numel()

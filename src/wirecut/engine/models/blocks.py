@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import gelu, rms_norm
+from torch.nn.functional import gelu
 
 from wirecut.engine.attention import Cache, Look, attend
 from wirecut.engine.batch import Batch
@@ -52,9 +52,7 @@ class HeadNorm:
     eps: float
 
     def __call__(self, x_THD: torch.Tensor) -> torch.Tensor:
-        wide_THD = x_THD.to(self.weight_HD.dtype)
-        normed_THD = rms_norm(wide_THD, self.weight_HD.shape[1:], None, self.eps)
-        return normed_THD.mul_(self.weight_HD).to(x_THD.dtype)
+        return kernels.norm_heads(x_THD, self.weight_HD, self.eps)
 
 
 @dataclass(frozen=True, slots=True)

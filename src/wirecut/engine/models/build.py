@@ -11,6 +11,7 @@ from wirecut.engine.attention import Cache, Look
 from wirecut.engine.comm import Comm
 from wirecut.engine.exchange import ExpertComm, Experts
 from wirecut.engine.models.blocks import GroupedAttention, Half, HeadNorm, Mlp, Norm, Part
+from wirecut.engine.models.fused import fused
 from wirecut.engine.models.latent import LatentAttention
 from wirecut.engine.models.stage import Embedding, Head, Stage
 from wirecut.engine.models.style import Style
@@ -53,7 +54,7 @@ def build_stage(
     positions = min(spec.max_positions, num_places)
     ropes = [style.rope, *([style.window_rope] if style.window_rope else [])]
     return Stage(
-        halves=tuple(halves),
+        steps=fused(halves),
         embed=_embedding(reader, style) if stage == 0 else None,
         head=_head(reader, style) if stage == len(cut.stages) - 1 else None,
         tp=tp,

@@ -1,6 +1,6 @@
 """A stage on one rank: embedding, layers and head, with this rank's slice of the vocabulary.
 
-    stage = Stage(halves, embed, head, tp, tables, windows)
+    stage = Stage(fused(halves), embed, head, tp, tables, windows)
     x_TE = stage.forward(batch, None)
     logits_TV = stage.logits(batch, x_TE)
 
@@ -9,6 +9,7 @@ embedding and one gather of logits. Shapes: T tokens, E hidden, V vocabulary, P 
 that turn.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn.functional import embedding
 
 from wirecut.engine.batch import Batch, Windows
 from wirecut.engine.comm import Comm
-from wirecut.engine.models.blocks import Forward, Half, Norm
+from wirecut.engine.models.blocks import Forward, Norm
 from wirecut.machine.kernels import Linear
 
 
@@ -67,7 +68,7 @@ class Stage:
     rope, cosines and signed sines (P, D). `windows`: those of its layers.
     """
 
-    halves: tuple[Half, ...]
+    steps: tuple[Callable[[torch.Tensor, Forward], torch.Tensor], ...]
     embed: Embedding | None
     head: Head | None
     tp: Comm
@@ -82,8 +83,8 @@ class Stage:
             assert self.embed is not None
             x_TE = self.embed(batch.tokens_T, self.tp)
         at = Forward(batch, self.tp, tuple(_turn(table, batch) for table in self.tables))
-        for half in self.halves:
-            x_TE = half(x_TE, at)
+        for step in self.steps:
+            x_TE = step(x_TE, at)
         return x_TE
 
     def logits(self, batch: Batch, x_TE: torch.Tensor) -> torch.Tensor | None:

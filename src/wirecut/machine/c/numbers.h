@@ -8,6 +8,7 @@
 #endif
 
 enum { LANES = 16 };
+enum { FEW_ROWS = 16 };  // not worth waking threads for
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));

@@ -3,9 +3,7 @@
 
 #include <math.h>
 
-#include "numbers.h"
-
-enum { FEW_ROWS = 16 };  // not worth waking threads for
+#include "kernels.h"
 
 // out = x / rms(x) * weight, row by row
 INLINE void norm_row(const void *x, const void *weight, void *out, long width, float eps, int bf16)
@@ -32,6 +30,23 @@ void rms_norm(const void *x, const void *weight, void *out, long rows, long widt
         else
             norm_row(row, weight, to, width, eps, 0);
     }
+}
+
+// Every head of a row by itself, each with a weight of its own, in place. `stride`: elements from one
+// row to the next.
+void norm_heads(void *x, const void *weights, long rows, long stride, long heads, long width,
+                float eps, int bf16)
+{
+#pragma omp parallel for if (rows > FEW_ROWS)
+    for (long r = 0; r < rows; r++)
+        for (long h = 0; h < heads; h++) {
+            void *head = at(x, r * stride + h * width, bf16);
+            const void *weight = at(weights, h * width, bf16);
+            if (bf16)
+                norm_row(head, weight, head, width, eps, 1);
+            else
+                norm_row(head, weight, head, width, eps, 0);
+        }
 }
 
 // Turn the halves of the first `width` elements of each head by its row's angles, in place. Cosines

@@ -1,0 +1,123 @@
+"""Puts halves of layers together that native code runs in one call, and leaves the others as they
+are.
+
+    halves = fused(halves, block_tokens=32)
+
+What runs and in which order is the same either way, to the bit: a half here says what it is made
+of, and the call goes through the same kernels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+
+from wirecut.engine.models.blocks import Forward, GroupedAttention, Half, Mlp
+from wirecut.machine import halves as native
+from wirecut.machine import kernels
+from wirecut.machine.kernels import Linear, PackedLinear
+
+Step = Callable[[torch.Tensor, Forward], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class FusedHalves:
+    """Several halves: one call where the step allows it, else one after another."""
+
+    halves: tuple[Half, ...]
+    native: native.Halves
+
+    def __call__(self, x_TE: torch.Tensor, at: Forward) -> torch.Tensor:
+        batch = at.batch
+        rows = native.Rows(at.turns, batch.slots_T, batch.decodes, batch.prompts)
+        if at.tp.runs(x_TE.nbytes) and self.native.take(x_TE, rows):
+            x_TE = x_TE.clone()
+            at.tp.run(self.native.over(x_TE, rows))
+            return x_TE
+        for half in self.halves:
+            x_TE = half(x_TE, at)
+        return x_TE
+
+
+def fused(halves: Sequence[Half]) -> tuple[Step, ...]:
+    """The same halves, those that stand side by side and can run together as one."""
+    steps: list[Step] = []
+    for are_native, run in groupby(halves, lambda half: _native(half) is not None):
+        alike = tuple(run)
+        steps += [_together(alike)] if are_native else alike
+    return tuple(steps)
+
+
+def _together(halves: tuple[Half, ...]) -> FusedHalves:
+    told = [one for one in map(_native, halves) if one]
+    hidden = halves[0].norm.weight.shape[0]
+    return FusedHalves(
+        halves, native.Halves([half for half, _ in told], hidden=hidden, kept=(halves, told))
+    )
+
+
+def _native(half: Half) -> tuple[native.Half, object] | None:
+    """What native code needs to know of a half, and what holds it in memory; None where it cannot
+    run it.
+    """
+    weight, part = half.norm.weight, half.part
+    plain = half.bias is None and half.post is None and weight.dtype == torch.bfloat16
+    if not (plain and weight.is_cpu and kernels.HAS_PRODUCTS):
+        return None
+    told: tuple[native.Half, object] | None = None
+    if isinstance(part, GroupedAttention):
+        told = _attention(part)
+    elif isinstance(part, Mlp):
+        told = _mlp(part)
+    if told:
+        told[0].norm, told[0].eps = weight.data_ptr(), half.norm.eps
+    return told
+
+
+def _mlp(part: Mlp) -> tuple[native.Half, object] | None:
+    if part.gate.act != "silu":
+        return None
+    return _between(part.gate_up, part.down)
+
+
+def _attention(part: GroupedAttention) -> tuple[native.Half, object] | None:
+    keys_KSD, values_KSD = part.cache.keys_KSD, part.cache.values_KSD
+    head_dim, look = keys_KSD.shape[2], part.look
+    if (
+        (part.norm is not None and part.norm.weight_HD.dtype != torch.bfloat16)
+        or part.rope >= native.MOST_ROPES
+        or head_dim % kernels.LANES
+        or values_KSD.shape != keys_KSD.shape
+        or (told := _between(part.qkv, part.o)) is None
+    ):
+        return None
+    half, kept = told
+    sinks_H = None if look.sinks_H is None else look.sinks_H.float()
+    half.keys, half.values = keys_KSD.data_ptr(), values_KSD.data_ptr()
+    half.sinks = None if sinks_H is None else sinks_H.data_ptr()
+    if part.norm is not None:
+        half.head_norms, half.head_eps = part.norm.weight_HD.data_ptr(), part.norm.eps
+    half.heads, half.kv_heads, half.head_dim = part.heads, part.kv_heads, head_dim
+    half.places, half.window, half.rope = keys_KSD.shape[1], look.window or 0, part.rope
+    half.scale = head_dim**-0.5 if look.scale is None else look.scale
+    half.cap = look.cap or 0.0
+    return half, (kept, sinks_H, part)
+
+
+def _between(into: Linear, back: Linear) -> tuple[native.Half, object] | None:
+    """The two products of a half, where our own kernel does them."""
+    if not (isinstance(into, PackedLinear) and isinstance(back, PackedLinear)):
+        return None
+    if into.panels is None or back.panels is None or back.bias is not None:
+        return None
+    if any(width % kernels.LANES for width in (into.outs, back.ins, back.outs)):
+        return None
+    half = native.Half(
+        into=into.panels.data_ptr(),
+        into_bias=None if into.bias is None else into.bias.data_ptr(),
+        back=back.panels.data_ptr(),
+        into_outs=into.outs,
+        back_ins=back.ins,
+    )
+    return half, (into, back)

@@ -1,0 +1,124 @@
+// Halves of layers, one behind the other, in one call: between two products nothing else is run, so
+// that memory is read nearly without a break. In bf16; machine/halves.py says what may be in them.
+//
+// A half is x + reduce(part(norm(x))), its part attention or a gated MLP. Each kernel here is the
+// one that is called when a half is run by itself, so that the bits are the same.
+
+#include <time.h>
+
+#include "kernels.h"
+
+#ifdef HAS_TILES
+
+typedef struct {
+    const bf16 *norm;             // weight of the norm before
+    const bf16 *into, *into_bias; // the product into the part: q, k and v, or gate and up
+    const bf16 *back;             // the product out of it
+    const bf16 *head_norms;       // of queries and keys, by head; or none
+    void *keys, *values;          // none: an MLP
+    const float *sinks;
+    long into_outs, back_ins;
+    long heads, kv_heads, head_dim, places, window, rope;
+    float eps, head_eps, scale, cap;
+} Half;
+
+// Ranks that share memory; see all_reduce. `round` is the last one that this rank was in.
+typedef struct {
+    void *const *slots[2];
+    int64_t *const *flags;
+    long rank, size, round, spins;
+} Group;
+
+enum { MOST_ROPES = 2 };
+
+// What all halves of a step are told, and how far it has come: `half` is the next one, `waiting`
+// whether its part is computed and only its sum is missing. `times`: begin and end of every sum.
+typedef struct {
+    bf16 *x, *normed, *wide, *narrow, *part;
+    const bf16 *cosines[MOST_ROPES], *sines[MOST_ROPES];
+    const int64_t *slots;
+    const int32_t *prompt_counts;
+    int64_t *times;
+    Attention decodes, prompts;  // the fields that do not depend on the half
+    long rows, hidden, turning, half, waiting;
+} Step;
+
+static int64_t now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec * 1000000000l + time.tv_nsec;
+}
+
+static Attention asked(const Half *h, const Step *s, Attention a)
+{
+    long width = h->heads + 2 * h->kv_heads;
+    a.queries = s->wide, a.out = s->narrow, a.query_stride = width * h->head_dim;
+    a.keys = h->keys, a.values = h->values, a.sinks = h->sinks;
+    a.heads = h->heads, a.kv_heads = h->kv_heads, a.head_dim = h->head_dim, a.places = h->places;
+    a.window = h->window, a.scale = h->scale, a.cap = h->cap;
+    return a;
+}
+
+static void attention(const Half *h, const Step *s)
+{
+    long turned = h->heads + h->kv_heads, stride = (turned + h->kv_heads) * h->head_dim;
+    if (h->head_norms)
+        norm_heads(s->wide, h->head_norms, s->rows, stride, turned, h->head_dim, h->head_eps, 1);
+    rotate(s->wide, s->cosines[h->rope], s->sines[h->rope], s->rows, stride, turned, h->head_dim,
+           s->turning, 1);
+    const bf16 *keys = s->wide + h->heads * h->head_dim, *values = s->wide + turned * h->head_dim;
+    keep(keys, h->keys, s->slots, s->rows, stride, h->kv_heads, h->head_dim, h->places, 1);
+    keep(values, h->values, s->slots, s->rows, stride, h->kv_heads, h->head_dim, h->places, 1);
+    Attention decodes = asked(h, s, s->decodes), prompts = asked(h, s, s->prompts);
+    if (decodes.sequences)
+        decode_attention(&decodes, 1);
+    if (prompts.sequences)
+        prompt_attention(&prompts, s->prompt_counts);
+}
+
+static void part(const Half *h, const Step *s)
+{
+    rms_norm(s->x, h->norm, s->normed, s->rows, s->hidden, h->eps, 1);
+    linear_bf16(s->normed, h->into, h->into_bias, s->wide, s->rows, h->into_outs, s->hidden);
+    if (h->keys)
+        attention(h, s);
+    else
+        silu_gate(s->wide, s->narrow, s->rows, h->back_ins, 1);
+    linear_bf16(s->narrow, h->back, 0, s->part, s->rows, s->hidden, h->back_ins);
+}
+
+static void add(bf16 *x, const bf16 *y, long rows, long width)
+{
+#pragma omp parallel for if (rows > FEW_ROWS)
+    for (long r = 0; r < rows; r++)
+        for (long i = r * width; i < (r + 1) * width; i += LANES)
+            store(x, i, load(x, i, 1) + load(y, i, 1), 1);
+}
+
+// Run what is left of `count` halves. `g`: none, or the ranks over which parts are summed. Returns 0
+// when x has passed them all; else 1 + the rank that is late: wait for it, and call again.
+long run_halves(const Half *halves, long count, Step *s, Group *g)
+{
+    for (; s->half < count; s->half++) {
+        int64_t *times = s->times + 2 * s->half;
+        if (!s->waiting) {
+            part(halves + s->half, s);
+            s->waiting = 1;
+            times[0] = now();
+            if (g)
+                g->round++;
+        }
+        if (g) {
+            long late = all_reduce(s->part, g->slots[g->round & 1], g->flags, g->rank, g->size,
+                                   g->round, s->rows * s->hidden, g->spins, 1);
+            if (late)
+                return late;
+        }
+        times[1] = now();
+        add(s->x, s->part, s->rows, s->hidden);
+        s->waiting = 0;
+    }
+    return 0;
+}
+#endif

@@ -1,0 +1,154 @@
+"""Halves of layers in one call of native code: Python's share of a step of few rows is a tenth.
+
+    halves = Halves([Half(norm=..., into=..., back=...), ...], hidden=1024, kept=tensors)
+    if halves.take(x_TE, rows):
+        tp.run(halves.over(x_TE, rows))         # x_TE holds the result
+
+A half is x + reduce(part(norm(x))); see c/halves.c. Shapes: T rows, E hidden, D dims that turn.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import byref, c_float, c_int64, c_long, c_void_p
+from dataclasses import dataclass
+
+import torch
+
+from wirecut.machine import kernels, native
+from wirecut.machine.paged import Paged, takes_block, takes_prompt
+
+MOST_ROPES = 2  # as c/halves.c has it
+Turn = tuple[torch.Tensor, torch.Tensor]
+
+
+class Half(ctypes.Structure):
+    """One half; see c/halves.c."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("norm", "into", "into_bias", "back", "head_norms")),
+        *((name, c_void_p) for name in ("keys", "values", "sinks")),
+        *((name, c_long) for name in ("into_outs", "back_ins")),
+        *((name, c_long) for name in ("heads", "kv_heads", "head_dim", "places", "window", "rope")),
+        *((name, c_float) for name in ("eps", "head_eps", "scale", "cap")),
+    )
+
+
+class Group(ctypes.Structure):
+    """Ranks that sum through memory which they share; see c/halves.c."""
+
+    _fields_ = (
+        ("slots", c_void_p * 2),
+        ("flags", c_void_p),
+        *((name, c_long) for name in ("rank", "size", "round", "spins")),
+    )
+
+
+class Step(ctypes.Structure):
+    """A step, and how far it has come; see c/halves.c."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "normed", "wide", "narrow", "part")),
+        *((name, c_void_p * MOST_ROPES) for name in ("cosines", "sines")),
+        *((name, c_void_p) for name in ("slots", "prompt_counts", "times")),
+        *((name, native.Attention) for name in ("decodes", "prompts")),
+        *((name, c_long) for name in ("rows", "hidden", "turning", "half", "waiting")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a step's rows are: their turns by rope, the places of their keys, and the sequences of
+    one row and of many.
+    """
+
+    turns: Sequence[Turn]
+    slots_T: torch.Tensor
+    decodes: Paged | None
+    prompts: Paged | None
+
+
+class Running:
+    """Halves under way over one step's rows. Called with the group it returns 0 when it is done, or
+    1 + the rank that is late, and is to be called again. `times`: ns, begin and end of each sum, of
+    `num_bytes`.
+    """
+
+    def __init__(
+        self, halves: ctypes.Array[Half], step: Step, kept: object, num_bytes: int
+    ) -> None:
+        self._halves, self._step, self._kept = halves, step, kept
+        self.num_bytes = num_bytes
+        self.times = (c_int64 * (2 * len(halves)))()
+        step.times = ctypes.addressof(self.times)
+
+    def __len__(self) -> int:
+        return len(self._halves)
+
+    def __call__(self, group: Group | None) -> int:
+        at = None if group is None else byref(group)
+        return native.load().run_halves(self._halves, len(self._halves), byref(self._step), at)
+
+
+class Halves:
+    """Halves one behind the other, in bf16. `kept`: whatever holds the memory that they name."""
+
+    def __init__(self, halves: Sequence[Half], *, hidden: int, kept: object) -> None:
+        self._array, self._kept, self._hidden = (Half * len(halves))(*halves), kept, hidden
+        self._wide = max(half.into_outs for half in halves)
+        self._narrow = max(half.back_ins for half in halves)
+        self._head_dim = max(half.head_dim for half in halves)
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def take(self, x_TE: torch.Tensor, rows: Rows) -> bool:
+        """Whether they can run over these rows."""
+        cos_TD = rows.turns[0][0]
+        return (
+            kernels.fits(x_TE, self._hidden)
+            and x_TE.dtype == torch.bfloat16
+            and cos_TD.shape[1] % (2 * kernels.LANES) == 0
+            and all(cos.shape == cos_TD.shape for cos, _ in rows.turns)
+            and (rows.decodes is None or takes_block(rows.decodes.block_tokens))
+            and (rows.prompts is None or takes_prompt(self._head_dim, rows.prompts.block_tokens))
+        )
+
+    def over(self, x_TE: torch.Tensor, rows: Rows) -> Running:
+        """These halves over the rows `x_TE`, which hold the result when it is done."""
+        count, hidden = x_TE.shape
+        scratch = x_TE.new_empty(count * (2 * hidden + self._wide + self._narrow))
+        normed = scratch.data_ptr()
+        part = normed + 2 * count * hidden
+        wide = part + 2 * count * hidden
+        step = Step(
+            x=x_TE.data_ptr(),
+            normed=normed,
+            part=part,
+            wide=wide,
+            narrow=wide + 2 * count * self._wide,
+            slots=rows.slots_T.data_ptr(),
+            decodes=_sequences(rows.decodes),
+            prompts=_sequences(rows.prompts),
+            prompt_counts=rows.prompts.counts_N.data_ptr() if rows.prompts else None,
+            rows=count,
+            hidden=hidden,
+            turning=rows.turns[0][0].shape[1],
+        )
+        for i, (cos_TD, sin_TD) in enumerate(rows.turns):
+            step.cosines[i], step.sines[i] = cos_TD.data_ptr(), sin_TD.data_ptr()
+        return Running(self._array, step, (scratch, x_TE, rows), x_TE.nbytes)
+
+
+def _sequences(where: Paged | None) -> native.Attention:
+    """What attention is told of a step's sequences; the rest is the halves' own."""
+    if where is None:
+        return native.Attention()
+    sequences, blocks_each = where.blocks_NB.shape
+    return native.Attention(
+        blocks=where.blocks_NB.data_ptr(),
+        lengths=where.lengths_N.data_ptr(),
+        rows=where.rows_N.data_ptr(),
+        sequences=sequences,
+        blocks_each=blocks_each,
+        block=where.block_tokens,
+    )
