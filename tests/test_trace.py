@@ -80,6 +80,16 @@ def test_who_came_last_is_named_and_only_the_others_waited() -> None:
     assert timeline.bubble_fraction == 0
 
 
+def test_who_waited_is_seen_though_clocks_differ() -> None:
+    logs = {
+        0: packed(row("all-reduce", 10, 50, 64), row("step", 0, 60, 1)),
+        1: packed(row("all-reduce", 9_040, 9_052, 64), row("step", 9_005, 9_061, 1)),
+    }
+    timeline = read_timeline(logs, Layout(tp=2), ["cpu", "cpu"], {0: 0, 1: 9_000})
+    reduces = [s for spans in timeline.spans for s in spans if s.what == "all-reduce"]
+    assert [(s.begin, s.waited, s.last) for s in reduces] == [(10, 30, 1), (40, 0, 1)]
+
+
 def test_calls_are_matched_from_the_last_when_a_rank_forgot_its_first() -> None:
     logs = {
         0: packed(row("all-reduce", 1, 5), row("all-reduce", 10, 50), row("step", 0, 60)),

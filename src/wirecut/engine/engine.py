@@ -241,7 +241,10 @@ class Engine:
             tuple(self._replica_totals(counted, r) for r in range(layout.dp)),
             add_up(dealt),
             read_timeline(
-                {rank: each.spans for rank, each in counted.items()}, layout, self._devices
+                {rank: each.spans for rank, each in counted.items()},
+                layout,
+                self._devices,
+                {rank: each.clock_ahead_ns for rank, each in counted.items()},
             ),
             read_load(counted, layout),
         )

@@ -131,8 +131,8 @@ class CountedExperts(msgspec.Struct, frozen=True):
 
 class Counted(msgspec.Struct, frozen=True, tag="counted"):
     """A rank's last words: calls and payload bytes by axis, counted where its group counts, its
-    forwards, and its spans as `trace.Log` packs them. `joined` are forwards of other replicas that
-    it only exchanged tokens in.
+    forwards, and its spans as `trace.Log` packs them, on a clock that is ahead of rank 0's by
+    `clock_ahead_ns`. `joined` are forwards of other replicas that it only exchanged tokens in.
     """
 
     calls: dict[str, int]
@@ -142,6 +142,7 @@ class Counted(msgspec.Struct, frozen=True, tag="counted"):
     sampling_forwards: int
     sampled_rows: int
     spans: bytes
+    clock_ahead_ns: int
     joined: int
     experts: CountedExperts
 

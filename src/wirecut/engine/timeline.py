@@ -224,9 +224,19 @@ def common(some: Sequence[Interval], others: Sequence[Interval]) -> Iterator[Int
             j += 1
 
 
-def read_timeline(packed: Mapping[int, bytes], layout: Layout, devices: Sequence[str]) -> Timeline:
-    """The timeline of what `Log.packed` gave, by rank."""
-    spans = [_unpack(packed.get(rank, b"")) for rank in range(layout.world_size)]
+def read_timeline(
+    packed: Mapping[int, bytes],
+    layout: Layout,
+    devices: Sequence[str],
+    ahead_ns: Mapping[int, int] | None = None,
+) -> Timeline:
+    """The timeline of what `Log.packed` gave, by rank, on rank 0's clock; `ahead_ns`: by how much
+    the ranks' own are ahead of it, where they are on other hosts.
+    """
+    ahead = ahead_ns or {}
+    spans = [
+        _unpack(packed.get(rank, b""), ahead.get(rank, 0)) for rank in range(layout.world_size)
+    ]
     for group in layout.groups("tp"):
         _meet(spans, group, AXES["tp"])
     for stage in range(layout.pp):
@@ -244,13 +254,14 @@ def read_timeline(packed: Mapping[int, bytes], layout: Layout, devices: Sequence
     return Timeline(layout, tuple(devices), tuple(map(tuple, spans)))
 
 
-def _unpack(packed: bytes) -> list[Span]:
+def _unpack(packed: bytes, ahead_ns: int) -> list[Span]:
     row = array("q", packed)
     spans: list[Span] = []
     for i in range(0, len(row), COLUMNS):
         what, begin, end, number, tokens, decodes = row[i : i + COLUMNS]
         waited = end - begin if WHATS[what].startswith("wait") else 0
-        spans.append(Span(WHATS[what], begin, end, number, tokens, decodes, waited))
+        at = begin - ahead_ns, end - ahead_ns
+        spans.append(Span(WHATS[what], *at, number, tokens, decodes, waited))
     return spans
 
 

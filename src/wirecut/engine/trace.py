@@ -6,7 +6,8 @@
         tp.all_reduce(x)                       # a span of its own inside the step's
     log.packed()                               # to the front, where `timeline` reads it
 
-Times are nanoseconds of CLOCK_MONOTONIC, which all processes of a host share. Knows no tensors.
+Times are nanoseconds of CLOCK_MONOTONIC, which all processes of a host share; `timeline` puts those
+of several hosts on one clock. Knows no tensors.
 """
 
 import time

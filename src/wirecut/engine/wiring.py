@@ -16,6 +16,7 @@ from wirecut.engine.trace import Log, Off, What, watch
 from wirecut.engine.wired import Wired, leader_ranks, replica_ranks
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Limits
+from wirecut.machine.clock import clock_ahead
 from wirecut.machine.mailbox import Mailbox
 from wirecut.machine.nic import address_towards
 from wirecut.machine.pipes import Pipe, Pipes
@@ -45,7 +46,8 @@ WATCHED: dict[str, dict[str, What]] = {
 @dataclass(frozen=True, slots=True)
 class Wires:
     """Everything that one rank talks through. `steps` and `tokens` are None in a replica of one
-    rank or stage. `rounds` is for the first rank of a replica.
+    rank or stage. `rounds` is for the first rank of a replica. `clock_ahead_ns`: what its host's
+    clock is ahead of that of rank 0's.
     """
 
     tp: Comm
@@ -55,6 +57,7 @@ class Wires:
     outgoing: HandOff | None
     steps: SharedBytes | SocketBytes | None
     tokens: SharedBytes | SocketBytes | None
+    clock_ahead_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +89,23 @@ def connect(
     arena: Arena,
     crowded: bool,
     log: Log | Off,
-    master: tuple[str, int] | None = None,
+    master: tuple[str, int] | None,
+    neighbours: tuple[int, ...],
 ) -> Wires:
-    """The wires of `rank`, whose calls `log` times. Collective: every rank of the job calls it at
-    the same time.
+    """The wires of `rank`, whose calls `log` times; `neighbours` are the ranks of its host.
+    Collective: every rank of the job calls it at the same time.
     """
     shape = _Shape(layout, wired, limits, sizes, crowded)
     parts = dict(_shared_parts(arena, shape, rank))
+    ahead_ns = 0
     if wired.backend:
         world = {"rank": rank, "num_ranks": layout.world_size}
         store = meet(**world, port_box=parts["port"], master=master)
         join(store, **world, backend=wired.backend)
         names = [f"rank {each}" for each in range(layout.world_size)]
-        pipes = Pipes(
-            Line(store, names, rank),
-            address=address_towards(master[0]) if master else "127.0.0.1",
-        )
+        line = Line(store, names, rank)
+        pipes = Pipes(line, address=address_towards(master[0]) if master else "127.0.0.1")
+        ahead_ns = clock_ahead(line, pipes, neighbours)
         parts |= _socket_parts(shape, rank, pipes)
         pipes.close()
     parts |= {
@@ -119,6 +123,7 @@ def connect(
         outgoing=parts.get("outgoing"),
         steps=parts.get("steps"),
         tokens=parts.get("tokens"),
+        clock_ahead_ns=ahead_ns,
     )
 
 

@@ -95,6 +95,7 @@ class Rank:
             crowded=process.crowded,
             log=self.log,
             master=process.master,
+            neighbours=process.neighbours,
         )
         reader = SliceReader(
             Path(task.folder),
@@ -212,6 +213,7 @@ class Rank:
             sampling_forwards=self.sampling_forwards,
             sampled_rows=self.sampled_rows,
             spans=self.log.packed(),
+            clock_ahead_ns=wires.clock_ahead_ns,
             joined=self.joined,
             experts=wires.experts.counted(),
         )
