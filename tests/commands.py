@@ -58,13 +58,7 @@ class Command:
 
     def processes(self) -> dict[int, int]:
         """Every living process of this command, with its parent."""
-        found: dict[int, int] = {}
-        for place in Path("/proc").iterdir():
-            if place.name.isdigit() and self._mark in _read(place / "environ").split("\0"):
-                stat = _read(place / "stat").rpartition(")")[2].split()
-                if stat and stat[0] != "Z":
-                    found[int(place.name)] = int(stat[1])
-        return found
+        return marked(self._mark)
 
     def host(self) -> int | None:
         """The process that holds the ranks, once it has begun."""
@@ -109,6 +103,17 @@ class Command:
         self.process.wait()
         for file in self._files:
             file.close()
+
+
+def marked(mark: str) -> dict[int, int]:
+    """Every living process with `mark` ("NAME=value") in its environment, with its parent."""
+    found: dict[int, int] = {}
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit() and mark in _read(place / "environ").split("\0"):
+            stat = _read(place / "stat").rpartition(")")[2].split()
+            if stat and stat[0] != "Z":
+                found[int(place.name)] = int(stat[1])
+    return found
 
 
 def own_cache(folder: Path) -> Path:

@@ -10,13 +10,12 @@ before, so that its OpenMP is the one found.
 import ctypes
 import hashlib
 import os
-import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
 from wirecut.files import cache_dir
+from wirecut.machine.compile import run_compiler
 
 SOURCES = Path(__file__).parent / "c"
 COMPILE = ("cc", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-Wno-psabi")
@@ -62,9 +61,8 @@ def load() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(str(_compiled()))
-    except (OSError, subprocess.SubprocessError) as error:
-        why = getattr(error, "stderr", None) or str(error).encode()
-        said = why.decode(errors="replace").strip().partition("\n")[0]
+    except OSError as error:
+        said = str(error).partition("\n")[0]
         print(f"wirecut: its C kernels cannot be used, torch's are ({said})", file=sys.stderr)
         return None
     for name, arguments in (ARGUMENTS | PRODUCTS).items():
@@ -84,11 +82,7 @@ def _compiled() -> Path:
     if not made.exists():
         home.mkdir(parents=True, exist_ok=True)
         code = [str(source) for source in sources if source.suffix == ".c"]
-        with tempfile.TemporaryDirectory(dir=home) as folder:
-            fresh = Path(folder) / made.name
-            command = [*COMPILE, *code, "-lm", "-o", str(fresh)]
-            subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_S)
-            fresh.replace(made)  # at once: another process may be doing the same
+        run_compiler([*COMPILE, *code, "-lm"], made, most_s=COMPILE_S)
     return made
 
 
