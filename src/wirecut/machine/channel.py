@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 LARGEST_MESSAGE = 1 << 30
+CHUNK = 64 << 10  # read at once: memory is taken for all of it each time
 
 
 class ChannelClosed(Exception):
@@ -68,7 +69,7 @@ class Channel:
             if not select.select([self.sock], [], [], left)[0]:
                 raise TimeoutError
             try:
-                chunk = self.sock.recv(1 << 20)
+                chunk = self.sock.recv(CHUNK)
             except OSError as error:
                 raise ChannelClosed(str(error)) from error
             if not chunk:
