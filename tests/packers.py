@@ -22,26 +22,31 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # nibble i of an int32 is output AWQ_ORDER
 @dataclass(frozen=True)
 class Scheme:
     """A name, what `config.json` says, and how a weight is packed: into the tensors of its module
-    and the weight that those make.
+    and the weight that those make. `packs`: the tensors whose names end so, and what stands before
+    the names of the parts.
     """
 
     name: str
     config: dict[str, object]
     pack: Callable[[torch.Tensor], tuple[Stored, torch.Tensor]]
+    packs: tuple[tuple[str, str], ...] = (("_proj.weight", "_proj."),)
 
 
 def write_quantised(to: Path, scheme: Scheme, *, source: Path) -> tuple[Path, Path]:
-    """The model in `source` quantised, and as plain fp32. Linears of layers are quantised."""
+    """The model in `source` quantised, and as plain fp32. Linears of layers are quantised, where
+    the scheme is of experts those alone.
+    """
     weights = load_file(source / "model.safetensors")
     packed: Stored = {}
     plain: Stored = {}
     for name, weight in weights.items():
-        if name.endswith("_proj.weight"):
+        ends = [(end, before) for end, before in scheme.packs if name.endswith(end)]
+        for end, before in ends:
             parts, made = scheme.pack(weight.float())
-            module = name.removesuffix(".weight")
-            packed |= {f"{module}.{part}": tensor for part, tensor in parts.items()}
+            module = name.removesuffix(end) + before
+            packed |= {module + part: tensor for part, tensor in parts.items()}
             plain[name] = made
-        else:
+        if not ends:
             packed[name] = plain[name] = weight
     config = json.loads((source / "config.json").read_text())
     folders = to / scheme.name, to / f"{scheme.name}-plain"
@@ -51,7 +56,8 @@ def write_quantised(to: Path, scheme: Scheme, *, source: Path) -> tuple[Path, Pa
         save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
         own = {"quantization_config": scheme.config} if folder == folders[0] else {}
         (folder / "config.json").write_text(json.dumps({**config, **own}))
-        shutil.copy(source / "tokenizer.json", folder)
+        if (source / "tokenizer.json").exists():
+            shutil.copy(source / "tokenizer.json", folder)
     return folders
 
 
@@ -218,6 +224,35 @@ def fp8(scale: str) -> Scheme:
         weights: dict[str, object] = {"num_bits": 8, "type": "float", "strategy": strategy}
         config = _compressed(weights, "float-quantized")
     return Scheme(f"fp8-{scale}", config, pack)
+
+
+def mxfp4() -> Scheme:
+    """gpt-oss's experts: stacks of (experts, in, out) as blocks of 32 inputs behind outputs, two
+    values in a byte, and a power of two for each block.
+    """
+    values = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    signed = torch.cat([values, -values])
+
+    def pack(weight: torch.Tensor) -> tuple[Stored, torch.Tensor]:
+        blocks = weight.transpose(1, 2).unflatten(2, (-1, 32))
+        exponents = (blocks.abs().amax(-1, keepdim=True) / 6).log2().ceil()
+        scales = torch.ldexp(torch.ones(1), exponents)
+        distances = (blocks / scales)[..., None] - signed
+        codes = distances.abs().argmin(-1).to(torch.uint8)
+        made = (signed[codes.int()] * scales).flatten(2).transpose(1, 2)
+        parts = {
+            "blocks": codes[..., ::2] | codes[..., 1::2] << 4,
+            "scales": (exponents[..., 0] + 127).to(torch.uint8),
+        }
+        return parts, made
+
+    kept = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens"]
+    config: dict[str, object] = {
+        "quant_method": "mxfp4",
+        "modules_to_not_convert": [*kept, "lm_head"],
+    }
+    ends = ("experts.gate_up_proj", "experts.down_proj")
+    return Scheme("mxfp4", config, pack, tuple((end, f"{end}_") for end in ends))
 
 
 SCHEMES = (

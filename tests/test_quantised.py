@@ -39,14 +39,19 @@ LINEARS = [f"self_attn.{n}_proj" for n in "qkvo"] + [
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """4 heads of 32 in 4 groups, an MLP of 6 groups of 32 inputs."""
+    """An MLP of 8 groups of 32 inputs: 2 for each group of heads."""
+    return write_plain(tmp_path_factory.mktemp("source"), intermediate=256)
+
+
+def write_plain(to: Path, *, intermediate: int) -> Path:
+    """4 heads of 32 in 4 groups."""
     return write_model(
-        tmp_path_factory.mktemp("source") / "plain",
+        to / "plain",
         hidden=128,
         layers=2,
         heads=4,
         kv_heads=4,
-        intermediate=192,
+        intermediate=intermediate,
         vocab=323,
         positions=512,
         dtype=FP32,
@@ -73,7 +78,19 @@ def reader_of(
 def test_ranks_hold_the_slices_of_the_plain_weights(
     quantised: tuple[Path, Path], tp: int, shares: tuple[int, ...]
 ) -> None:
-    packed, made = quantised
+    check_slices(*quantised, tp, shares)
+
+
+@pytest.mark.parametrize(
+    "scheme", [packers.awq(32), packers.gptq(8, 32), packers.fp8("block")], ids=lambda one: one.name
+)
+def test_ranks_may_share_a_group(tmp_path: Path, scheme: packers.Scheme) -> None:
+    """Of 192 columns by 2 + 1 + 1 of 4 groups of heads the second rank has 96 to 144."""
+    source = write_plain(tmp_path, intermediate=192)
+    check_slices(*packers.write_quantised(tmp_path, scheme, source=source), tp=3)
+
+
+def check_slices(packed: Path, made: Path, tp: int, shares: tuple[int, ...] = ()) -> None:
     for rank in range(tp):
         ours = reader_of(packed, tp, rank, shares=shares)
         theirs = reader_of(made, tp, rank, shares=shares)

@@ -197,10 +197,7 @@ def pricing_of(
     found = model if isinstance(model, ModelSpec) else find_model(str(model))[1]
     spec, activations = in_dtype(found, dtype)
     wires = fabric if isinstance(fabric, Fabric) else find_fabric(fabric, device)
-    if (
-        profile.name == WIRECUT.name
-        and found.weights.linear
-        and all(one.kind != "gpu" for one in wires.devices)
-    ):
-        spec = as_held(spec, dtype=activations, on_cpus=True)
+    if profile.name == WIRECUT.name and found.weights.linear:
+        on_cpus = all(one.kind != "gpu" for one in wires.devices)
+        spec = as_held(spec, dtype=activations, on_cpus=on_cpus)
     return Pricing(spec, wires, dtype=activations, limits=limits, engine=profile)

@@ -1,6 +1,6 @@
 """Quantised linears of a checkpoint: this rank's entries of each stored part, as codes and scales.
 
-    coded = read_coded(packing, module, read, outputs=(0, 64), inputs=(128, 256))
+    coded = read_coded(packed, read, outputs=(0, 64), inputs=(128, 256))
     product = coded_linear(coded, dtype)
 
 `read(name, region)` gives entries of a stored tensor. Only those that tell of the slice are read,
@@ -12,39 +12,39 @@ from collections.abc import Callable
 import torch
 
 from wirecut.machine.quantized import Coded
-from wirecut.spec.packing import Packing
+from wirecut.spec.stored import Packed
 
 # The place within an int32 of each of eight outputs, as AutoAWQ's GEMM packing deals them.
 AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
+# Twice what the 16 codes of E2M1 say (OCP Microscaling Formats 1.0, table 5): whole numbers.
+TWICE_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 
-Read = Callable[[str, tuple[slice, ...]], torch.Tensor | None]
+Read = Callable[[str, tuple[int | slice, ...]], torch.Tensor]
 Span = tuple[int, int]  # first and one past the last
 
 
-def read_coded(packing: Packing, module: str, read: Read, outputs: Span, inputs: Span) -> Coded:
-    """The codes of these outputs and inputs of the linear `module`. `read` gives None for a part
-    that the checkpoint does not have.
-    """
-    at = _Slice(packing, module, read, outputs, inputs)
-    match packing.layout:
+def read_coded(packed: Packed, read: Read, outputs: Span, inputs: Span) -> Coded:
+    """The codes of these outputs and inputs of a linear."""
+    at = _Slice(packed, read, outputs, inputs)
+    match packed.packing.layout:
         case "awq":
             return at.awq()
         case "gptq" | "gptq_v2":
-            return at.gptq(behind=1 if packing.layout == "gptq" else 0)
+            return at.gptq(behind=1 if packed.packing.layout == "gptq" else 0)
         case "packed":
             return at.packed()
         case "plain":
             return at.plain()
+        case "mxfp4":
+            return at.mxfp4()
 
 
 class _Slice:
-    """One linear's slice while it is read."""
+    """One linear's slice while it is read; its outputs are those of the stored tensors."""
 
-    def __init__(
-        self, packing: Packing, module: str, read: Read, outputs: Span, inputs: Span
-    ) -> None:
-        self._packing, self._module, self._read_stored = packing, module, read
-        self._outputs, self._inputs = outputs, inputs
+    def __init__(self, packed: Packed, read: Read, outputs: Span, inputs: Span) -> None:
+        self._packed, self._packing, self._read_stored = packed, packed.packing, read
+        self._outputs, self._inputs = packed.first.rows(*outputs), inputs
 
     def awq(self) -> Coded:
         codes_OI = self._unpack(self._read("qweight"), 1, self._outputs, AWQ_PLACES).t()
@@ -86,15 +86,28 @@ class _Slice:
         group_I = _entries(self._inputs, per.get("in", 1 << 40))
         return Coded(codes_OI, scales.view(scales.shape[0], -1)[rows], None, group_I, 8)
 
+    def mxfp4(self) -> Coded:
+        bytes_OGb = self._read("blocks")
+        values = torch.tensor(TWICE_E2M1, dtype=torch.int8)
+        pairs_OGb2 = torch.stack([bytes_OGb & 15, bytes_OGb >> 4], -1)
+        first, last = self._inputs
+        codes_OI = values[pairs_OGb2.flatten(1).int()]
+        codes_OI = codes_OI.narrow(1, first % self._packing.group, last - first)
+        scales_OG = self._read("scales").view(torch.float8_e8m0fnu).float() / 2
+        return Coded(codes_OI, scales_OG, None, self._groups(self._inputs), 8)
+
     def _read(self, name: str, *, inputs: Span | None = None) -> torch.Tensor:
         found = self._optional(name, inputs=inputs)
         assert found is not None, name  # the checkpoint was checked
         return found
 
     def _optional(self, name: str, *, inputs: Span | None = None) -> torch.Tensor | None:
+        place = self._packed.places.get(name)
+        if place is None:
+            return None
         part = next(part for part in self._packing.parts if part.name == name)
-        region = part.region(self._outputs, inputs or self._inputs)
-        return self._read_stored(f"{self._module}.{name}", region)
+        region = self._packed.region(part, self._outputs, inputs or self._inputs)
+        return self._read_stored(place.name, region)
 
     def _groups(self, inputs: Span) -> torch.Tensor:
         return _entries(inputs, self._packing.group)

@@ -25,7 +25,6 @@ from wirecut.spec.checkpoint import read_checkpoint
 from wirecut.spec.dtypes import FLOATS
 from wirecut.spec.held import as_held
 from wirecut.spec.model import ModelSpec
-from wirecut.spec.packing import module_of, packing_of
 from wirecut.spec.stored import Places
 from wirecut.spec.tensor import Tensor
 
@@ -51,7 +50,8 @@ class SliceReader:
         """
         self.bytes_read = self.bytes_held = self.tensors_done = 0
         self._formats = {tensor.name: tensor.format for tensor in spec.tensors if tensor.format}
-        self._method = spec.weights.method
+        self._stored = read_checkpoint(folder).tensors
+        self._places = Places(spec, self._stored)
         on_cpu = device.type == "cpu"
         spec = as_held(spec, dtype=DTYPES[dtype], on_cpus=on_cpu, weights=weights)
         self.spec, self.layout, self.at = spec, cut.layout, cut.layout.coord(rank)
@@ -60,8 +60,6 @@ class SliceReader:
         for tensor in stage_tensors(spec, cut.stages, self.at["pp"]):
             within = f"{spec.prefix}layers.{tensor.layer}."
             self._layers.setdefault(tensor.layer, {})[tensor.name.removeprefix(within)] = tensor
-        self._stored = read_checkpoint(folder).tensors
-        self._places = Places(spec, self._stored)
         self._files = {}
 
     def __len__(self) -> int:
@@ -129,23 +127,19 @@ class SliceReader:
         format = self._formats.get(tensor.name)
         if format is None:
             return None
-        as_stored = replace(tensor, format=format)
-        packing = packing_of(as_stored, self._method, self._stored)
-        if packing is None:
+        packed = self._places.packed(replace(tensor, format=format), expert)
+        if packed is None:
             raise ModelError(f"{tensor.name} is not in the checkpoint")
         cut, (outs, ins) = self.slice_of(tensor), tensor.shape
         mine = cut.start, cut.stop
         outputs, inputs = mine if cut.dim == 0 else (0, outs), mine if cut.dim == 1 else (0, ins)
-        coded = read_coded(packing, module_of(tensor, expert), self._entries, outputs, inputs)
+        coded = read_coded(packed, self._entries, outputs, inputs)
         self.tensors_done += expert in (None, cut.first_expert)
         return coded
 
-    def _entries(self, name: str, region: tuple[slice, ...]) -> torch.Tensor | None:
-        """Entries of a stored tensor, all of one that has a single one; None where it is not."""
-        stored = self._stored.get(name)
-        if stored is None:
-            return None
-        single = math.prod(stored.shape) == 1
+    def _entries(self, name: str, region: tuple[int | slice, ...]) -> torch.Tensor:
+        """Entries of a stored tensor, all of one that has a single one."""
+        single = math.prod(self._stored[name].shape) == 1
         found = self._slices(name)[... if single else region]
         self.bytes_read += found.nbytes
         return found

@@ -16,7 +16,7 @@ import msgspec
 from wirecut.errors import ModelError
 from wirecut.facts import fact
 from wirecut.spec.model import ModelSpec
-from wirecut.spec.packing import module_of, packing_of, packings
+from wirecut.spec.packing import Part, packings
 from wirecut.spec.runnable import why_not_run
 from wirecut.spec.stored import Place, Places
 from wirecut.spec.tensor import Tensor
@@ -65,13 +65,11 @@ def check_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:
     for tensor, expert in places.all():
         wanted += 1
         if tensor.format:
-            missing += _check_packed(found.tensors, spec, tensor, expert)
-            continue
-        place = places.of(tensor, expert)
-        if place is None:
-            missing.append(tensor.name if expert is None else tensor.name.format(expert=expert))
-        else:
+            missing += _check_packed(found.tensors, places, spec.weights.method, tensor, expert)
+        elif place := places.of(tensor, expert):
             _check_stored(found.tensors[place.name], place)
+        else:
+            missing.append(_name_of(tensor, expert))
     if missing:
         raise ModelError(
             f"{folder} lacks {len(missing)} of the {wanted} tensors that its "
@@ -80,34 +78,42 @@ def check_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:
     return found
 
 
+def _name_of(tensor: Tensor, expert: int | None) -> str:
+    return tensor.name if expert is None else tensor.name.format(expert=expert)
+
+
 def _check_packed(
-    stored: Mapping[str, StoredTensor], spec: ModelSpec, tensor: Tensor, expert: int | None
+    stored: Mapping[str, StoredTensor],
+    places: Places,
+    method: str,
+    tensor: Tensor,
+    expert: int | None,
 ) -> list[str]:
     """The parts of a quantised linear that are missing. Raises ModelError for those that are there
     and cannot be parts of it.
     """
-    module = module_of(tensor, expert)
-    packing = packing_of(tensor, spec.weights.method, stored)
-    if packing is None:
-        packing = packings(spec.weights.method, tensor.format)[0]
-    needed = [part for part in packing.parts if not part.optional]
-    missing = [f"{module}.{one.name}" for one in needed if f"{module}.{one.name}" not in stored]
+    packed = places.packed(tensor, expert)
+    packing = packed.packing if packed else packings(method, tensor.format)[0]
+    module, missing = _name_of(tensor, expert).removesuffix(".weight"), list[str]()
     for part in packing.parts:
-        name = f"{module}.{part.name}"
-        if name not in stored:
-            continue
-        there, shape = stored[name], part.shape_of(tensor.shape)
-        if not part.holds(there.shape, tensor.shape):
-            raise ModelError(
-                f"{there.file}: {name} has shape {list(there.shape)}, config.json makes it "
-                f"{list(shape)}: {tensor.format} of {list(tensor.shape)}"
-            )
-        if there.dtype not in part.dtypes:
-            raise ModelError(
-                f"{there.file}: {name} is stored as {there.dtype}, expected "
-                f"{' or '.join(part.dtypes)}"
-            )
+        if place := places.part(part, tensor, expert):
+            _check_part(stored[place.name], place, part, tensor)
+        elif not part.optional:
+            missing.append(f"{module}.{part.name}")
     return missing
+
+
+def _check_part(stored: StoredTensor, place: Place, part: Part, tensor: Tensor) -> None:
+    if not part.holds(stored.shape, place.shape):
+        raise ModelError(
+            f"{stored.file}: {place.name} has shape {list(stored.shape)}, config.json makes it "
+            f"{list(part.shape_of(place.shape))}: {tensor.format} of {list(place.shape)}"
+        )
+    if stored.dtype not in part.dtypes:
+        raise ModelError(
+            f"{stored.file}: {place.name} is stored as {stored.dtype}, expected "
+            f"{' or '.join(part.dtypes)}"
+        )
 
 
 def _check_stored(stored: StoredTensor, place: Place) -> None:

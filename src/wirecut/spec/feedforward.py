@@ -45,8 +45,8 @@ class Moe:
     in all; `shared_gate`: one learned weight of it. `latent`: experts work on a projection of
     hidden to this width, and `latent_norm` norms what they return. `router_bias`: of the scores.
     `shared_name`, `names`, `router_names`: what the checkpoint calls the shared experts, gate, up
-    and down, and the router's weight and bias. `turned`: where it stacks experts, inputs come
-    before outputs, and gate and up in turn.
+    and down, and the router's weight and bias. `turned`: where it stacks experts, gate and up come
+    in turn, and of what is not quantised inputs before outputs.
     """
 
     experts: int

@@ -1,41 +1,44 @@
-"""How quantised weights lie in a checkpoint: the stored tensors that together are one linear.
+"""How quantised weights are packed: the stored tensors that together are one linear.
 
-    packing = packing_of(tensor, "awq", stored_names)
+    packing = packings("awq", "int4-g128")[0]
     packing.parts[0].shape_of((4096, 4096))               # qweight: (4096, 512)
     packing.parts[0].region((0, 1024), (0, 4096))         # what a rank with 1024 outputs reads
 
-Sources: AutoAWQ's GEMM packing and AutoGPTQ's QuantLinear as published with those projects,
-compressed-tensors' pack-quantized format, DeepSeek-V3's config.json (blocks of 128 x 128).
+`spec.stored` finds them in a checkpoint. Sources: AutoAWQ's GEMM packing and AutoGPTQ's QuantLinear
+as published with those projects, compressed-tensors' pack-quantized format, DeepSeek-V3's
+config.json (blocks of 128 x 128), gpt-oss's checkpoints and OCP Microscaling Formats 1.0 (MXFP4).
 """
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
-from wirecut.spec.formats import group_size, kind_of
-from wirecut.spec.tensor import Tensor
+from wirecut.spec.formats import GROUP_SIZE, group_size, kind_of
 
 Axis = Literal["out", "in"]
 ALL = 1 << 40  # outputs or inputs that one entry stands for: all there are
-INT32, FLOATS = ("I32",), ("F16", "BF16", "F32")
+INT32, BYTES, FLOATS = ("I32",), ("U8",), ("F16", "BF16", "F32")
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """One stored tensor of a linear. `spans`: by dimension, whether it runs along outputs or
-    inputs, and of how many of them one entry tells. Parts that are `optional` may be missing.
+    inputs, and of how many of them one entry tells. An entry is one element, or `elements` along a
+    last dimension. Parts that are `optional` may be missing.
     """
 
     name: str
     dtypes: tuple[str, ...]
     spans: tuple[tuple[Axis, int], ...]
+    elements: int = 0
     optional: bool = False
 
     def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Its shape where the weight has `shape` (out, in)."""
-        return tuple(-(-shape[axis == "in"] // per) for axis, per in self.spans)
+        """Its shape where the weight has `shape`: (out, in), or (experts, out, in)."""
+        *stack, outs, ins = shape
+        entries = (-(-(ins if axis == "in" else outs) // per) for axis, per in self.spans)
+        return (*stack, *entries, *([self.elements] if self.elements else []))
 
     def holds(self, stored: tuple[int, ...], shape: tuple[int, ...]) -> bool:
         """Whether a stored tensor is this part of a weight of `shape`; a scale may be one for all
@@ -43,12 +46,16 @@ class Part:
         """
         return stored == self.shape_of(shape) or math.prod(stored) == 1
 
-    def region(self, outputs: tuple[int, int], inputs: tuple[int, int]) -> tuple[slice, ...]:
-        """The entries that tell of these outputs and inputs, each from first to one past last."""
+    def region(
+        self, outputs: tuple[int, int], inputs: tuple[int, int], step: int = 1
+    ) -> tuple[slice, ...]:
+        """The entries that tell of these outputs and inputs, each from first to one past last; of
+        the outputs every `step`-th, where an entry tells of one output.
+        """
         along: list[slice] = []
         for axis, per in self.spans:
             first, last = inputs if axis == "in" else outputs
-            along.append(slice(first // per, -(-last // per)))
+            along.append(slice(first // per, -(-last // per), 1 if axis == "in" else step))
         return tuple(along)
 
 
@@ -56,40 +63,10 @@ class Part:
 class Packing:
     """The parts of one linear, in `bits` each; `group` inputs share a scale (ALL: a row)."""
 
-    layout: Literal["awq", "gptq", "gptq_v2", "packed", "plain"]
+    layout: Literal["awq", "gptq", "gptq_v2", "packed", "plain", "mxfp4"]
     parts: tuple[Part, ...]
     bits: int
     group: int = ALL
-
-
-class Stored(Protocol):
-    """What is known of a stored tensor."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-
-def module_of(tensor: Tensor, expert: int | None = None) -> str:
-    """The module that a linear is the weight of."""
-    name = tensor.name if expert is None else tensor.name.format(expert=expert)
-    return name.removesuffix(".weight")
-
-
-def packing_of(tensor: Tensor, method: str, stored: Mapping[str, Stored]) -> Packing | None:
-    """How a checkpoint packs a linear, of the packings whose parts it has the one whose shapes
-    agree; None where it has the parts of none. `method` is what the configuration calls it.
-    """
-    module = module_of(tensor, 0 if tensor.experts else None)
-    there = [
-        one
-        for one in packings(method, tensor.format)
-        if all(part.optional or f"{module}.{part.name}" in stored for part in one.parts)
-    ]
-    for one in there:
-        shapes = [(part, stored.get(f"{module}.{part.name}")) for part in one.parts]
-        if all(found is None or part.holds(found.shape, tensor.shape) for part, found in shapes):
-            return one
-    return there[0] if there else None
 
 
 def packings(method: str, format: str) -> list[Packing]:
@@ -104,6 +81,8 @@ def packings(method: str, format: str) -> list[Packing]:
         return [_packed(bits, group), *_plain(("I8",), "weight_scale", group)]
     if kind == "fp8":
         return _plain(("F8_E4M3",), "weight_scale", ALL, block=_block(format))
+    if method == "mxfp4" and kind == "mxfp4":
+        return [_mxfp4(GROUP_SIZE["mxfp4"])]
     if method == "bitsandbytes" and kind == "int8":
         weight = Part("weight", ("I8",), (("out", 1), ("in", 1)))
         return [Packing("plain", (weight, Part("SCB", ("F32",), (("out", 1),))), 8)]
@@ -171,3 +150,10 @@ def _plain(dtypes: tuple[str, ...], scale: str, group: int, block: int = ALL) ->
         spans: tuple[tuple[Axis, int], ...] = (("out", block), ("in", block))
         scales = [Part(name, FLOATS, spans) for name in ("weight_scale_inv", scale)]
     return [Packing("plain", (weight, one), 8, group) for one in scales]
+
+
+def _mxfp4(block: int) -> Packing:
+    """Two inputs in a byte, the first in the low bits; the scale of a block is an exponent."""
+    spans: tuple[tuple[Axis, int], ...] = (("out", 1), ("in", block))
+    blocks = Part("blocks", BYTES, spans, elements=block // 2)
+    return Packing("mxfp4", (blocks, Part("scales", BYTES, spans)), bits=4, group=block)

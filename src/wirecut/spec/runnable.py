@@ -26,8 +26,8 @@ def why_not_run(spec: ModelSpec) -> str | None:
     if unread := _unread(spec):
         return (
             f"{spec.name} has weights in {unread} ({spec.weights.method}): wirecut plans it, but "
-            "reads int4 and int8 of AWQ (gemm), GPTQ and compressed-tensors, int8 of bitsandbytes "
-            "and fp8 only"
+            "reads int4 and int8 of AWQ (gemm), GPTQ and compressed-tensors, int8 of bitsandbytes, "
+            "fp8, and mxfp4 of gpt-oss only"
         )
     if spec.rope_kind not in ROPES:
         return (
