@@ -31,6 +31,7 @@ from wirecut.fabric.probing import (
     pair_jobs,
 )
 from wirecut.fabric.typed import typed_fabric
+from wirecut.machine import kernels
 
 PAIRS = ((0, 1), (2, 3))
 
@@ -258,6 +259,7 @@ def test_probe_measures_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert tuple((p.queries, p.keys) for p in device.attention) == ATTENTION
         assert {p.rows for p in device.alone} == {1, 8, 64}
         assert device.launch_cold_s > device.launch_s > 0
+        assert (0 < device.half_s < 11 * device.launch_s) == kernels.HAS_PRODUCTS
     shm = fabric.only("shm").curve("all_reduce", (0, 1))
     tcp = fabric.only("tcp").curve("all_reduce", (0, 1))
     assert shm is not None

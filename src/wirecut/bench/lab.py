@@ -182,6 +182,7 @@ def _median_device(probed: Sequence[Device]) -> Device:
         flops_per_s={t: middle(d.flops_per_s[t] for d in probed) for t in first.flops_per_s},
         launch_s=middle(d.launch_s for d in probed),
         launch_cold_s=middle(d.launch_cold_s for d in probed),
+        half_s=middle(d.half_s for d in probed),
         launch_alone_s=middle(d.launch_alone_s or d.launch_s for d in probed),
         points=points(lambda d: d.points),
         alone=points(lambda d: d.alone),

@@ -26,6 +26,8 @@ class Steps:
     first stage, `stage_ops` on each later stage, `ops_per_sequence` (sampling and commit) on the
     last stage, `request_ops` once per request.
 
+    `native_halves`: on cores that can, plain layers in bf16 take their `half_s` twice instead.
+
     In seconds of the host that the device waits for: `host_s` per step, `sequence_s` per sequence
     in it, `request_s` once per request before its first token. `graphs`: decode steps run as one
     CUDA graph; other steps launch kernel by kernel, each `kernel_s` of the host. `starts` is the
@@ -35,6 +37,7 @@ class Steps:
     """
 
     ops_per_layer: int = 0
+    native_halves: bool = False
     step_ops: int = 0
     stage_ops: int = 0
     ops_per_sequence: int = 0
@@ -129,6 +132,7 @@ WIRECUT = EngineProfile(
     rules=OWN_ENGINE,
     steps=Steps(
         ops_per_layer=22,
+        native_halves=True,
         step_ops=40,
         stage_ops=40,
         ops_per_sequence=2,

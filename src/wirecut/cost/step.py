@@ -16,6 +16,9 @@ from wirecut.cost.step_wires import between, between_pieces, wire_pieces, wires
 from wirecut.cost.terms import Kind, half_width
 from wirecut.cost.work import LayerWork
 from wirecut.facts import fact
+from wirecut.spec.attention import Attention
+from wirecut.spec.dtypes import FLOATS
+from wirecut.spec.feedforward import Mlp
 from wirecut.units import DTYPE_BYTES, show_bytes, show_flops, show_rate, show_seconds
 
 COMPUTE_BOUND_ROWS = 32  # from about here a product is told by its FLOPs, below by its bytes
@@ -156,13 +159,25 @@ def _launches(replica: Replica, stage: Stage, batch: Batch, device_s: float) -> 
     """
     steps, rate = replica.pricing.engine.steps, stage.rate
     if not stage.device.kind.startswith("gpu"):
-        return stage.layers * steps.ops_per_layer * rate.launch_s(batch.busy)
+        return sum(count * _host_s(replica, stage, work, batch) for work, count in stage.works)
     if steps.graphs and not batch.chunk:
         return 0.0
     routed = sum(count for work, count in stage.works if work.routed)
     launches = stage.layers * LAUNCHES + routed * ROUTED_LAUNCHES
     host_s = stage.layers * steps.ops_per_layer * rate.launch_s() or launches * steps.kernel_s
     return max(0.0, host_s - device_s)
+
+
+def _host_s(replica: Replica, stage: Stage, work: LayerWork, batch: Batch) -> float:
+    """A layer beside its products on cores: halves in native code where it can run them, else
+    operation by operation.
+    """
+    steps, half_s = replica.pricing.engine.steps, stage.device.half_s
+    plain = isinstance(work.mixer, Attention) and isinstance(work.mlp, Mlp)
+    bf16 = replica.pricing.dtype == "bf16" and all(p.format in FLOATS for p in work.products)
+    if steps.native_halves and half_s and plain and bf16:
+        return work.reduces * half_s
+    return steps.ops_per_layer * stage.rate.launch_s(batch.busy)
 
 
 def _step(replica: Replica, index: int, batch: Batch) -> float:

@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from wirecut.fabric.probing import Arithmetic
 from wirecut.facts import fact
-from wirecut.machine import kernels, paged
+from wirecut.machine import halves, kernels, paged
 from wirecut.machine.kernels import Operations, PackedLinear
 from wirecut.machine.paged import Paged
 from wirecut.units import GIB, MIB
@@ -27,6 +27,7 @@ COLD_BYTES, COLD_ROUNDS = 96 * MIB, 12
 POINT_S = 0.04  # what a repeated measurement may take
 CROWDED_POINT_S = 0.08  # many turns of some milliseconds that the kernel gives each rank
 KV_HEADS, SHARING, HEAD_DIM = 4, 2, 64  # of the attention that is timed: 8 query heads
+HALVES = 64  # of layers, one behind the other
 DECODES = 8  # sequences that are decoded together
 BLOCK = 32  # places of a cache's block
 ALONE_ROWS = (1, 8, 64)  # of products that are timed alone too
@@ -65,6 +66,7 @@ class Found:
     alone: list[tuple[str, int, int, float]] = field(default_factory=list)
     launch_alone_s: float = 0.0
     launch_cold_s: float = 0.0
+    half_s: float = 0.0
 
     def report(self) -> Arithmetic:
         return Arithmetic(
@@ -74,6 +76,7 @@ class Found:
             tuple(self.alone),
             self.launch_alone_s,
             self.launch_cold_s,
+            self.half_s,
         )
 
 
@@ -197,7 +200,7 @@ class _Attend:
         self._count, self._length, self._sequences = count, length, sequences
         blocks = -(-length // BLOCK)
         numbers = {"dtype": torch.int32, "device": device}
-        self._where = Paged(
+        self.where = Paged(
             torch.arange(sequences, **numbers) * count,
             torch.full((sequences,), count, **numbers),
             torch.full((sequences,), length, **numbers),
@@ -209,10 +212,10 @@ class _Attend:
         out_THD, many = q_THD.new_empty(q_THD.shape), self._count > 1
         takes = paged.takes_prompts if many else paged.takes_decodes
         if takes(q_THD, cache_KSD, BLOCK):
-            where, scale = self._where, q_THD.shape[2] ** -0.5
+            where, scale = self.where, q_THD.shape[2] ** -0.5
             paged.attend(q_THD, cache_KSD, cache_KSD, out_THD, where, prompts=many, scale=scale)
             return out_THD
-        stretch = self._where.blocks_NB.shape[1] * BLOCK
+        stretch = self.where.blocks_NB.shape[1] * BLOCK
         for number in range(self._sequences):
             rows = slice(number * self._count, (number + 1) * self._count)
             seen_KLD = cache_KSD[:, number * stretch : number * stretch + self._length]
@@ -249,6 +252,31 @@ def _launch(bench: Bench, found: Found) -> None:
     bench.alone(again)
     if bench.device.type == "cpu":
         found.launch_cold_s = _cold_seconds(bench, layer) / operations.count
+        if kernels.HAS_PRODUCTS:
+            found.half_s = bench.seconds(_small_halves()) / HALVES
+
+
+def _small_halves() -> Callable[[], object]:
+    """Half layers in one native call over one token, so narrow that products take nearly nothing,
+    and so many that the call itself does so too.
+    """
+    width, dim, bf16 = 2 * kernels.PANEL, kernels.PANEL, torch.bfloat16
+    heads, norm = width // dim, torch.ones(width, dtype=bf16)
+    qkv, wide, back = (
+        PackedLinear(torch.ones(rows, width, dtype=bf16)) for rows in (3 * width, 2 * width, width)
+    )
+    cache_KSD = torch.zeros(heads, BLOCK, dim, dtype=bf16)
+    attention, mlp = (halves.half_of(norm, 1e-5, into, back) for into in (qkv, wide))
+    attention.keys = attention.values = cache_KSD.data_ptr()
+    attention.heads = attention.kv_heads = heads
+    attention.head_dim, attention.places = dim, BLOCK
+    chain = halves.Halves(
+        [attention, mlp] * (HALVES // 2), hidden=width, kept=(norm, qkv, wide, back, cache_KSD)
+    )
+    x_TE, turn_TD = torch.ones(1, width, dtype=bf16), torch.ones(1, dim, dtype=bf16)
+    where = _Attend(1, 20, torch.device("cpu")).where
+    rows = halves.Rows(((turn_TD, turn_TD),), torch.tensor([3]), where, None)
+    return lambda: chain.over(x_TE, rows)(None)
 
 
 def _cold_seconds(bench: Bench, once: Callable[[], object]) -> float:

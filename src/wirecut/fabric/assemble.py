@@ -177,6 +177,7 @@ def with_rates(device: Device, measured: Arithmetic, *, first: Arithmetic | None
         },
         launch_s=measured.launch_s,
         launch_cold_s=measured.launch_cold_s,
+        half_s=measured.half_s,
         source="measured",
         points=points,
         attention=tuple(AttentionPoint(*point) for point in measured.attention),

@@ -55,7 +55,8 @@ class Device:
     `launch_alone_s` its time to start an operation then: faster where devices share memory or
     caches. Empty and 0 where not measured, as of GPUs, whose memories are their own.
     `launch_cold_s` is that time right after large weights have passed through the caches, 0 where
-    not measured.
+    not measured. `half_s` is what half a layer of plain attention or MLP takes beside its products
+    where native code runs halves one behind the other; 0 where it cannot.
     """
 
     id: int
@@ -75,6 +76,7 @@ class Device:
     alone: tuple[MatrixPoint, ...] = ()
     launch_alone_s: float = 0.0
     launch_cold_s: float = 0.0
+    half_s: float = 0.0
 
     def __post_init__(self) -> None:
         name = f"device {self.id}"
@@ -86,6 +88,7 @@ class Device:
             ("launch_s", self.launch_s),
             ("launch_alone_s", self.launch_alone_s),
             ("launch_cold_s", self.launch_cold_s),
+            ("half_s", self.half_s),
         ):
             if not 0 <= seconds < 1:
                 raise ValueError(f"{name}: {field} is {seconds}, expected 0 to 1 s")

@@ -90,8 +90,9 @@ class WirePoints(msgspec.Struct, frozen=True, tag="wire"):
 
 class Arithmetic(msgspec.Struct, frozen=True, tag="arithmetic"):
     """What one rank's device computes: (dtype, rows, weight bytes, median seconds) of products,
-    (dtype, queries, keys, width, kv width, seconds) of attention, and a small operation. `alone`
-    and `launch_alone_s` are of the first rank of a host while all others waited.
+    (dtype, queries, keys, width, kv width, seconds) of attention, a small operation, and half a
+    layer beside its products. `alone` and `launch_alone_s` are of the first rank of a host while
+    all others waited.
     """
 
     points: tuple[tuple[str, int, int, float], ...]
@@ -100,6 +101,7 @@ class Arithmetic(msgspec.Struct, frozen=True, tag="arithmetic"):
     alone: tuple[tuple[str, int, int, float], ...] = ()
     launch_alone_s: float = 0.0
     launch_cold_s: float = 0.0
+    half_s: float = 0.0
 
 
 class RankReport(msgspec.Struct, frozen=True):

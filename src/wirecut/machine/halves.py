@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from wirecut.machine import kernels, native
+from wirecut.machine.kernels import PackedLinear
 from wirecut.machine.paged import Paged, takes_block, takes_prompt
 
 MOST_ROPES = 2  # as c/halves.c has it
@@ -52,6 +53,23 @@ class Step(ctypes.Structure):
         *((name, c_void_p) for name in ("slots", "prompt_counts", "times")),
         *((name, native.Attention) for name in ("decodes", "prompts")),
         *((name, c_long) for name in ("rows", "hidden", "turning", "half", "waiting")),
+    )
+
+
+def half_of(norm_E: torch.Tensor, eps: float, into: PackedLinear, back: PackedLinear) -> Half:
+    """A gated MLP between these products, which have panels; with keys and values set, attention.
+    Its tensors are to be kept.
+    """
+    assert into.panels is not None
+    assert back.panels is not None
+    return Half(
+        norm=norm_E.data_ptr(),
+        eps=eps,
+        into=into.panels.data_ptr(),
+        into_bias=None if into.bias is None else into.bias.data_ptr(),
+        back=back.panels.data_ptr(),
+        into_outs=into.outs,
+        back_ins=back.ins,
     )
 
 

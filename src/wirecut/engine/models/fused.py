@@ -10,10 +10,11 @@ of, and the call goes through the same kernels.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeGuard
 
 import torch
 
-from wirecut.engine.models.blocks import Forward, GroupedAttention, Half, Mlp
+from wirecut.engine.models.blocks import Forward, GroupedAttention, Half, Mlp, Norm
 from wirecut.machine import halves as native
 from wirecut.machine import kernels
 from wirecut.machine.kernels import Linear, PackedLinear
@@ -61,38 +62,34 @@ def _native(half: Half) -> tuple[native.Half, object] | None:
     """What native code needs to know of a half, and what holds it in memory; None where it cannot
     run it.
     """
-    weight, part = half.norm.weight, half.part
-    plain = half.bias is None and half.post is None and weight.dtype == torch.bfloat16
-    if not (plain and weight.is_cpu and kernels.HAS_PRODUCTS):
+    norm, part = half.norm, half.part
+    plain = half.bias is None and half.post is None and norm.weight.dtype == torch.bfloat16
+    if not (plain and norm.weight.is_cpu and kernels.HAS_PRODUCTS):
         return None
-    told: tuple[native.Half, object] | None = None
-    if isinstance(part, GroupedAttention):
-        told = _attention(part)
-    elif isinstance(part, Mlp):
-        told = _mlp(part)
-    if told:
-        told[0].norm, told[0].eps = weight.data_ptr(), half.norm.eps
-    return told
+    if isinstance(part, Mlp):
+        return _mlp(norm, part)
+    return _attention(norm, part) if isinstance(part, GroupedAttention) else None
 
 
-def _mlp(part: Mlp) -> tuple[native.Half, object] | None:
-    if part.gate.act != "silu":
+def _mlp(norm: Norm, part: Mlp) -> tuple[native.Half, object] | None:
+    into, back = part.gate_up, part.down
+    if part.gate.act != "silu" or not (_fits(into) and _fits(back)):
         return None
-    return _between(part.gate_up, part.down)
+    return native.half_of(norm.weight, norm.eps, into, back), (norm, part)
 
 
-def _attention(part: GroupedAttention) -> tuple[native.Half, object] | None:
-    keys_KSD, values_KSD = part.cache.keys_KSD, part.cache.values_KSD
-    head_dim, look = keys_KSD.shape[2], part.look
+def _attention(norm: Norm, part: GroupedAttention) -> tuple[native.Half, object] | None:
+    keys_KSD, values_KSD, look = part.cache.keys_KSD, part.cache.values_KSD, part.look
+    head_dim = keys_KSD.shape[2]
     if (
-        (part.norm is not None and part.norm.weight_HD.dtype != torch.bfloat16)
+        not (_fits(part.qkv) and _fits(part.o))
+        or (part.norm is not None and part.norm.weight_HD.dtype != torch.bfloat16)
         or part.rope >= native.MOST_ROPES
         or head_dim % kernels.LANES
         or values_KSD.shape != keys_KSD.shape
-        or (told := _between(part.qkv, part.o)) is None
     ):
         return None
-    half, kept = told
+    half = native.half_of(norm.weight, norm.eps, part.qkv, part.o)
     sinks_H = None if look.sinks_H is None else look.sinks_H.float()
     half.keys, half.values = keys_KSD.data_ptr(), values_KSD.data_ptr()
     half.sinks = None if sinks_H is None else sinks_H.data_ptr()
@@ -102,22 +99,14 @@ def _attention(part: GroupedAttention) -> tuple[native.Half, object] | None:
     half.places, half.window, half.rope = keys_KSD.shape[1], look.window or 0, part.rope
     half.scale = head_dim**-0.5 if look.scale is None else look.scale
     half.cap = look.cap or 0.0
-    return half, (kept, sinks_H, part)
+    return half, (norm, part, sinks_H)
 
 
-def _between(into: Linear, back: Linear) -> tuple[native.Half, object] | None:
-    """The two products of a half, where our own kernel does them."""
-    if not (isinstance(into, PackedLinear) and isinstance(back, PackedLinear)):
-        return None
-    if into.panels is None or back.panels is None or back.bias is not None:
-        return None
-    if any(width % kernels.LANES for width in (into.outs, back.ins, back.outs)):
-        return None
-    half = native.Half(
-        into=into.panels.data_ptr(),
-        into_bias=None if into.bias is None else into.bias.data_ptr(),
-        back=back.panels.data_ptr(),
-        into_outs=into.outs,
-        back_ins=back.ins,
+def _fits(product: Linear) -> TypeGuard[PackedLinear]:
+    """Whether our own kernel does a product, in whole vectors."""
+    return (
+        isinstance(product, PackedLinear)
+        and product.panels is not None
+        and product.outs % kernels.LANES == 0
+        and product.ins % kernels.LANES == 0
     )
-    return half, (into, back)
