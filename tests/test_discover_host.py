@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wirecut.fabric.host import Nic, number_list, read_host, usable_cores
+from wirecut.fabric.host import Nic, free_memory_bytes, number_list, read_host, usable_cores
 
 
 def write(root: Path, **files: str) -> None:
@@ -116,15 +116,52 @@ def test_version_1_names_its_groups_by_controller(root: Path):
     assert (facts.memory_bytes, facts.cpu_limit) == (2**20, None)
 
 
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, 600),
+        ({"memory.max": "500 MiB", "memory.current": "450 MiB", "memory.stat": "250"}, 300),
+        ({"jobs/one/memory.max": "100 MiB", "jobs/one/memory.current": "400 MiB"}, 0),
+        ({"memory.max": "2000 MiB", "memory.current": "50 MiB"}, 600),
+        (
+            {
+                "memory/memory.limit_in_bytes": "500 MiB",
+                "memory/memory.usage_in_bytes": "450 MiB",
+                "memory/memory.stat": "10 250",
+            },
+            300,
+        ),
+    ],
+)
+def test_free_memory_is_what_the_host_and_the_cgroups_leave(
+    root: Path, files: dict[str, str], free: int
+):
+    """MiB. What is kept of files is free; version 1 tells it for a group, then with those below."""
+
+    def told(name: str, text: str) -> str:
+        if not name.endswith("stat"):
+            return str(int(text.removesuffix(" MiB")) * 2**20)
+        own, *total = (int(number) * 2**20 for number in text.split())
+        lines = [f"anon 1\ninactive_file {own // 2}\nactive_file {own - own // 2}"]
+        lines += [f"total_inactive_file {each}\ntotal_active_file 0" for each in total]
+        return "\n".join(lines)
+
+    write(root, proc__meminfo=f"MemTotal: 1048576 kB\nMemAvailable: {600 * 1024} kB")
+    write(root / "sys/fs/cgroup", **{name: told(name, text) for name, text in files.items()})
+    assert free_memory_bytes(root) == free * 2**20
+
+
 def test_an_empty_tree_is_a_host_of_which_nothing_is_known(tmp_path: Path):
     facts = read_host(tmp_path, "nothing")
     assert (facts.cores, facts.memory_bytes, facts.nics, facts.numa) == ((), 0, (), ())
+    assert free_memory_bytes(tmp_path) is None
 
 
 def test_this_host():
     facts = read_host()
     assert facts.cores == tuple(usable_cores())
     assert 0 < facts.memory_bytes <= (facts.total_memory_bytes or 0)
+    assert 0 < (free_memory_bytes() or 0) < facts.memory_bytes
     status = os.statvfs("/dev/shm")
     assert facts.shm_bytes == status.f_blocks * status.f_frsize
     assert set(facts.cores) <= {core for node in facts.numa for core in node}

@@ -4,7 +4,9 @@ The first rank of a replica leads it (`engine.leader`). The others have no memor
 step carries all that they need.
 """
 
+import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,12 +17,14 @@ from wirecut.engine.leader import Leader
 from wirecut.engine.messages import Counted, Draws, Loaded, Loading, Task, ToRank
 from wirecut.engine.models.build import build_stage
 from wirecut.engine.models.known import read_style
+from wirecut.engine.room import check_room, held_by
 from wirecut.engine.sampling import sample
 from wirecut.engine.trace import Log, Off
 from wirecut.engine.weights import SliceReader
 from wirecut.engine.wiring import Sizes, Wires, connect
 from wirecut.engine.wiring import shared_bytes as wires_bytes
 from wirecut.errors import during
+from wirecut.fabric.host import free_memory_bytes
 from wirecut.layout.shards import padded_vocab
 from wirecut.machine.host import RankProcess
 from wirecut.machine.shm import Arena
@@ -37,10 +41,15 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_step = msgspec.msgpack.Decoder(Step).decode
 
 
-def shared_bytes(payload: bytes) -> int:
-    """Shared memory that the ranks of this task will take; most of it is never touched."""
+def prepare(payload: bytes, ranks: Sequence[int]) -> int:
+    """Shared memory that the ranks of this task will take; most of it is never touched. Raises
+    RankFailed when this host has no room for what its `ranks` hold.
+    """
     task = msgspec.msgpack.decode(payload, type=Task)
     spec = read_config(Path(task.folder) / "config.json")
+    takes = [held_by(task, spec, rank) for rank in ranks if task.devices[rank] == "cpu"]
+    if (free := free_memory_bytes()) is not None:
+        check_room(takes, free, where=socket.gethostname(), kv_tokens=task.limits.kv_tokens)
     return wires_bytes(task.cut.layout, task.wired, task.limits, _sizes(task, spec))
 
 
@@ -84,6 +93,8 @@ class Rank:
         self.attention_tokens = spec.attention_tokens
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+            takes, free = held_by(task, spec, process.rank), torch.cuda.mem_get_info()[0]
+            check_room([takes], free, where=str(self.device), kv_tokens=task.limits.kv_tokens)
         self.log = _open_log(task.most_spans, self.device)
         self.wires: Wires = connect(
             cut.layout,

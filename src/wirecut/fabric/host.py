@@ -89,6 +89,16 @@ def host_memory_bytes() -> int:
     return min(total, _memory_limit(ROOT) or total)
 
 
+def free_memory_bytes(root: Path = ROOT) -> int | None:
+    """Memory that this process may still take, by what the host has left and what its cgroups do;
+    None: unknown. What the kernel keeps of files counts as free.
+    """
+    available = _meminfo(root, "MemAvailable")
+    left = [available] if available else []
+    left += [limit - _memory_used(group) for group, limit in _memory_limits(root)]
+    return max(0, min(left)) if left else None
+
+
 def cpu_name(root: Path = ROOT) -> str:
     """The processor's name as the kernel tells it."""
     for line in read_text(root / "proc/cpuinfo").splitlines():
@@ -141,10 +151,27 @@ def _groups(root: Path, controller: str) -> list[Path]:
 
 
 def _memory_limit(root: Path) -> int | None:
-    texts = [read_text(group / "memory.max") for group in _groups(root, "")]
-    texts += [read_text(group / "memory.limit_in_bytes") for group in _groups(root, "memory")]
-    limits = [int(text) for text in texts if re.fullmatch(r"[0-9]{1,20}", text)]
-    return min((limit for limit in limits if limit > 0), default=None)
+    return min((limit for _, limit in _memory_limits(root)), default=None)
+
+
+def _memory_limits(root: Path) -> Iterator[tuple[Path, int]]:
+    """The groups that limit memory, and to what."""
+    for controller, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
+        for group in _groups(root, controller):
+            text = read_text(group / name)
+            if re.fullmatch(r"[0-9]{1,20}", text) and int(text) > 0:
+                yield group, int(text)
+
+
+def _memory_used(group: Path) -> int:
+    """By version 2 or 1, without what is kept of files."""
+    used = read_text(group / "memory.current") or read_text(group / "memory.usage_in_bytes")
+    stat = read_text(group / "memory.stat")
+    files = {
+        match[1]: int(match[2])
+        for match in re.finditer(r"^(?:total_)?((?:in)?active_file) ([0-9]{1,20})$", stat, re.M)
+    }  # of version 1 the total, which comes last, has the groups below
+    return max(0, int(used) - sum(files.values())) if used.isdecimal() else 0
 
 
 def _cpu_limit(root: Path) -> float | None:
@@ -159,7 +186,13 @@ def _cpu_limit(root: Path) -> float | None:
 
 
 def _memory_total(root: Path) -> int:
-    match = re.search(r"^MemTotal:\s*([0-9]{1,15}) kB", read_text(root / "proc/meminfo"), re.M)
+    return _meminfo(root, "MemTotal")
+
+
+def _meminfo(root: Path, name: str) -> int:
+    """Bytes; 0 where the kernel does not say."""
+    text = read_text(root / "proc/meminfo")
+    match = re.search(rf"^{name}:\s*([0-9]{{1,15}}) kB", text, re.M)
     return int(match[1]) * 1024 if match else 0
 
 

@@ -52,7 +52,7 @@ _decode_report = msgspec.msgpack.Decoder(RankReport).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def shared_bytes(payload: bytes) -> int:
+def prepare(payload: bytes, ranks: Sequence[int]) -> int:
     """Shared memory that the ranks of this host take; most of it is touched only in large jobs."""
     neighbours = _decode_task(payload).neighbours
     return Everyone.bytes_for(neighbours) + scratch_bytes(neighbours)

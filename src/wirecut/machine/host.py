@@ -74,7 +74,7 @@ def main(fd: int) -> int:
 def _prepare(config: HostConfig) -> tuple[ModuleType, mmap.mmap]:
     """The module that the ranks run, imported, and the memory that they share."""
     module = _load(config.module)
-    num_bytes = max(module.shared_bytes(config.payloads[0]), mmap.PAGESIZE)
+    num_bytes = max(module.prepare(config.payloads[0], config.ranks), mmap.PAGESIZE)
     try:
         return module, mmap.mmap(-1, num_bytes)
     except (OSError, OverflowError) as error:

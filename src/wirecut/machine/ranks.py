@@ -192,9 +192,10 @@ def start_ranks(
 ) -> Ranks:
     """Start one rank per payload, pinned to its `cpus`: all here, or rank i on `hosts[i]`.
 
-    Each calls `run(process)` of `module`; `shared_bytes(payload)` there says how much memory the
-    ranks of a host share. `accepts` is the union of message types that ranks send, besides
-    `Failed`. `world` says which ranks these are when other processes start more (torchrun).
+    Each calls `run(process)` of `module`; before, `prepare(payload, ranks)` there says how much
+    memory these ranks of a host share, in bytes, or raises why they cannot start. `accepts` is the
+    union of message types that ranks send, besides `Failed`. `world` says which ranks these are
+    when other processes start more (torchrun).
     """
     places = list(hosts) or [RankHost("this host")] * len(payloads)
     if world is None:
