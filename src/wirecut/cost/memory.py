@@ -57,7 +57,7 @@ class RankSizes:
         kv: str,
         shares: tuple[int, ...] = (),
     ) -> "RankSizes":
-        """Sizes of rank `tp_rank` of the last replica. Layers of the same kind are asked for
+        """Sizes of rank `tp_rank` of the first replica. Layers of the same kind are asked for
         once.
         """
         firsts = spec.first_alike

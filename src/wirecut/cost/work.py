@@ -76,8 +76,8 @@ def layer_work(
     tp_rank: int = 0,
     shares: tuple[int, ...] = (),
 ) -> LayerWork:
-    """What rank `tp_rank` of the last replica does in this layer; `shares` as in `layout.plan`.
-    Of experts dealt unevenly the last rank of that has the most.
+    """What rank `tp_rank` of the first replica does in this layer; `shares` as in `layout.plan`.
+    Of experts dealt unevenly the first rank of that has the most.
     """
     tensors, tp, mixer = spec.layer_tensors(layer), layout.tp, layer.mixer
     dense = [tensor for tensor in tensors if not tensor.experts]
@@ -140,7 +140,6 @@ def _routed(
         tp=layout.tp,
         tp_rank=tp_rank,
         dp=layout.dp,
-        dp_rank=layout.dp - 1,
         ep=layout.ep,
         shares=shares,
     )
@@ -163,7 +162,4 @@ def _held(
     tp_rank: int,
     shares: tuple[int, ...],
 ) -> float:
-    last = layout.dp - 1
-    return held_bytes(
-        tensors, layout, dtype=spec.dtype, tp_rank=tp_rank, dp_rank=last, shares=shares
-    )
+    return held_bytes(tensors, layout, dtype=spec.dtype, tp_rank=tp_rank, shares=shares)
