@@ -40,7 +40,8 @@ class FakeEngine:
     scheduler: Scheduler
     requests: dict = field(default_factory=dict)
     in_flight: deque = field(default_factory=deque)
-    slots: dict = field(default_factory=dict)  # (block, offset) -> all tokens up to there
+    # (block, offset) -> whether the sequence is long, all tokens up to there
+    slots: dict = field(default_factory=dict)
     finished: dict = field(default_factory=dict)
     # request id -> end of its last entry, or None when that did not sample
     sampled_last: dict = field(default_factory=dict)
@@ -122,16 +123,18 @@ class FakeEngine:
         request = self.requests[entry.request_id]
         known = [*request.prompt, *request.output]
         size = self.scheduler.block_tokens
+        longest_short = self.scheduler.longest_short
+        assert entry.long == (longest_short is not None and len(known) > longest_short)
         assert entry.tokens
         assert entry.stop <= len(known)
         assert entry.samples == (entry.stop == len(known))
         assert entry.tokens == tuple(known[entry.start : entry.stop])
         for position in range(entry.start, entry.stop):
             slot = (entry.blocks[position // size], position % size)
-            self.slots[slot] = tuple(known[: position + 1])
+            self.slots[slot] = entry.long, tuple(known[: position + 1])
         for position in range(entry.stop):
             slot = (entry.blocks[position // size], position % size)
-            assert self.slots[slot] == tuple(known[: position + 1])
+            assert self.slots[slot] == (entry.long, tuple(known[: position + 1]))
         if entry.samples:
             assert (entry.index, entry.sampling) == (len(request.output), request.sampling)
         self.sampled_last[entry.request_id] = entry.stop if entry.samples else None

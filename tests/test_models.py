@@ -21,6 +21,7 @@ from zoo import SIZES, ZOO, write_random
 TOLERANCE = 1e-4  # of logits; sums in another order, in float32
 LENGTHS, NEW_TOKENS = (29, 5, 47), 10
 CHUNKS = (1000, 20)
+BY_LENGTH = ("dynamic", "longrope")  # ropes that differ by the length of a sequence
 # 6 query heads and 3 key-value heads: alike, in whole groups, and one key head on several ranks.
 CUTS = (Layout(tp=2), Layout(tp=3, pp=2), Layout(tp=6))
 
@@ -85,7 +86,7 @@ def test_experts_dealt_within_a_tp_group(architecture: str, layout: Layout, tmp_
     check(write_random(tmp_path, architecture), layout, chunk=20)
 
 
-@pytest.mark.parametrize("rope", [name for name in SCALED if name != "dynamic"])
+@pytest.mark.parametrize("rope", [name for name in SCALED if name not in BY_LENGTH])
 def test_scaled_rope(rope: str, tmp_path: Path) -> None:
     check(write_random(tmp_path, "mistral", rope_parameters=SCALED[rope]), Layout(), chunk=20)
 

@@ -19,6 +19,7 @@ shapes = st.fixed_dictionaries(
         "max_in_flight": st.integers(1, 4),
         "attention_tokens": st.sampled_from([inf, 40.0, 3.0]),
         "prefix_cache": st.booleans(),
+        "longest_short": st.sampled_from([None, 10]),
     }
 )
 asks = st.tuples(

@@ -23,7 +23,7 @@ def test_a_plain_llama_is_run():
             {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
             "has weights in nf4 .bitsandbytes.: wirecut plans it",
         ),
-        ({"rope_scaling": {"rope_type": "longrope"}}, "scales its rotary embedding by longrope"),
+        ({"rope_scaling": {"rope_type": "proportional"}}, "rotary embedding by proportional"),
         ({"model_type": "glm"}, "is a glm model: wirecut plans it, but runs llama, mistral"),
     ],
 )

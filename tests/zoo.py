@@ -86,6 +86,11 @@ ROPES: dict[str, dict[str, Any]] = {
     "yarn": YARN,
     "yarn-attention-factor": {**YARN, "attention_factor": 1.3, "beta_fast": 8.0},
     "dynamic": {"rope_type": "dynamic", "factor": 3.0, **THETA},
+    "longrope": {  # of 16 dims
+        **{"rope_type": "longrope", "original_max_position_embeddings": 32, **THETA},
+        "short_factor": [1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0, 2.5],
+        "long_factor": [1.0, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0],
+    },
 }
 
 

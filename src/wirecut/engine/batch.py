@@ -52,7 +52,7 @@ class Span:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The input of one forward. `decodes` are those of `spans` that have one row, `prompts` the
-    others, `longer_spans`.
+    others, `longer_spans`. `long_T`: whether a token's sequence is a long one; None when none is.
     """
 
     tokens_T: torch.Tensor
@@ -64,6 +64,7 @@ class Batch:
     decodes: Paged | None
     prompts: Paged | None
     sampled_rows: torch.Tensor
+    long_T: torch.Tensor | None
 
     @property
     def num_tokens(self) -> int:
@@ -112,7 +113,14 @@ def build_batch(
         decodes=_paged((e for e in both if e[1].rows == 1), block_tokens, device),
         prompts=_paged((e for e in both if e[1].rows > 1), block_tokens, device),
         sampled_rows=torch.tensor(sampled, device=device, dtype=torch.int64),
+        long_T=_long(entries, device),
     )
+
+
+def _long(entries: tuple[Entry, ...], device: torch.device) -> torch.Tensor | None:
+    if not any(entry.long for entry in entries):
+        return None
+    return torch.tensor([entry.long for entry in entries for _ in entry.tokens], device=device)
 
 
 def _paged(

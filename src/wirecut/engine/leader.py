@@ -42,6 +42,7 @@ class Leader:
             max_positions=rank.max_positions,
             attention_tokens=rank.attention_tokens,
             prefix_cache=limits.prefix_cache,
+            longest_short=rank.longest_short,
         )
         self._in_flight: deque[tuple[Step, Draws | None]] = deque()
         self._heard = 0  # messages

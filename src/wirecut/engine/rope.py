@@ -3,15 +3,16 @@
     cos_PD, sin_PD = rope_tables(rope, 128, positions=4096, dtype=torch.float32, device=device)
     turned_THD = kernels.rotate(x_THD, cos_PD[positions_T], sin_PD[positions_T])
 
-Shapes: D dims that turn, P positions. Row p of a table depends on p alone, so
-that chunks, other requests and a prefix that is kept change nothing.
+Shapes: D dims that turn, P positions. Row p of a table depends on p alone, so that chunks, other
+requests and a prefix that is kept change nothing. Where long sequences turn otherwise, a table has
+P rows for them behind those for short ones.
 """
 
 import math
 
 import torch
 
-from wirecut.engine.models.ropes import Dynamic, Llama3, Plain, Rope, Yarn
+from wirecut.engine.models.ropes import Dynamic, Llama3, LongRope, Plain, Rope, Yarn
 
 
 def rope_tables(
@@ -20,16 +21,18 @@ def rope_tables(
     """Cosines and signed sines (P, D), computed in fp32 as transformers does."""
     dim = int(head_dim * rope.share)
     places_P1 = torch.arange(positions, dtype=torch.float32)[:, None]
-    angles_PD = (places_P1 * _frequencies(rope, dim, positions)).repeat(1, 2)
+    angles = places_P1 * _frequencies(rope, dim, positions)
+    angles_PD = angles.view(-1, dim // 2).repeat(1, 2)
     sign_D = torch.ones(dim)
     sign_D[: dim // 2] = -1
-    magnitude = rope.scaling.magnitude if isinstance(rope.scaling, Yarn) else 1.0
+    how = rope.scaling
+    magnitude = how.magnitude if isinstance(how, Yarn | LongRope) else 1.0
     cos_PD, sin_PD = angles_PD.cos() * magnitude, angles_PD.sin() * sign_D * magnitude
     return cos_PD.to(device, dtype), sin_PD.to(device, dtype)
 
 
 def _frequencies(rope: Rope, dim: int, positions: int) -> torch.Tensor:
-    """(D/2,), or (P, D/2) where they differ by position."""
+    """(D/2,), or (P, D/2) where they differ by position, (2, 1, D/2) by length of sequence."""
     plain = 1.0 / rope.theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
     match rope.scaling:
         case Plain(factor):
@@ -46,6 +49,9 @@ def _frequencies(rope: Rope, dim: int, positions: int) -> torch.Tensor:
             grown_P = how.factor * lengths_P / how.original - (how.factor - 1)
             bases_P = rope.theta * grown_P ** (dim / (dim - 2))
             return 1.0 / bases_P.float()[:, None] ** (torch.arange(0, dim, 2) / dim)
+        case LongRope() as how:
+            factors = torch.tensor([how.short, how.long])[:, None]
+            return 1.0 / (factors * rope.theta ** (torch.arange(0, dim, 2).float() / dim))
 
 
 def _stretched(how: Yarn, theta: float, dim: int) -> torch.Tensor:

@@ -118,9 +118,11 @@ class Rank:
             weights=task.weights,
         )
         self.num_blocks = task.limits.kv_tokens // task.block_tokens
+        style = read_style(Path(task.folder), spec.architecture)
+        self.longest_short = style.rope.longest_short
         self.stage = build_stage(
             reader,
-            read_style(Path(task.folder), spec.architecture),
+            style,
             cut,
             num_places=self.num_blocks * task.block_tokens,
             tp=self.wires.tp,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 ROOT = b""  # the key before the first block's
+LONG_ROOT = b"long"  # and before that of a long sequence, whose keys and values are others
 
 
 def next_key(parent: bytes, tokens: Sequence[int]) -> bytes:

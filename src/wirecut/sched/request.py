@@ -8,7 +8,7 @@ from typing import Literal
 
 from wirecut.errors import UsageError
 from wirecut.sched.blocks import Lease
-from wirecut.sched.prefix import ROOT, next_key
+from wirecut.sched.prefix import LONG_ROOT, ROOT, next_key
 from wirecut.sched.sampling import GREEDY, Sampling
 from wirecut.sched.step import Entry, RequestId
 
@@ -21,8 +21,9 @@ class Request:
 
     The scheduler alone writes the fields below `sampling`: `num_computed` positions are computed
     and committed, the next `num_in_flight` are in steps not committed yet. `num_lost` were computed
-    and given up to a preemption. `keys` name full blocks of what is known, as far as was asked.
-    `arrival` counts requests: a greater one is younger.
+    and given up to a preemption. `long`: it has outgrown what models that know two kinds of
+    sequences call short. `keys` name full blocks of what is known, as far as was asked. `arrival`
+    counts requests: a greater one is younger.
     """
 
     id: RequestId
@@ -36,6 +37,7 @@ class Request:
     num_computed: int = 0
     num_in_flight: int = 0
     num_lost: int = 0
+    long: bool = False
     keys: list[bytes] = field(default_factory=list[bytes])
     lease: Lease = field(default_factory=Lease)
     arrival: int = 0
@@ -81,20 +83,32 @@ class Request:
         """The keys of the first `num_blocks` blocks, all of them full."""
         while len(self.keys) < num_blocks:
             start = len(self.keys) * block_tokens
-            parent = self.keys[-1] if self.keys else ROOT
+            parent = self.keys[-1] if self.keys else LONG_ROOT if self.long else ROOT
             self.keys.append(next_key(parent, self.tokens(start, start + block_tokens)))
         return self.keys[:num_blocks]
+
+    def outgrows(self, longest: int | None) -> bool:
+        """Whether it has just become longer than `longest` (None: there is no bound): what was
+        computed of it is void.
+        """
+        if self.long or longest is None or self.num_total <= longest:
+            return False
+        self.long = True
+        self.keys.clear()
+        return True
 
     def take(self, count: int) -> Entry:
         """The entry for the next `count` tokens, which are in flight from now on."""
         start = self.next_position
         stop = start + count
         self.num_in_flight += count
-        tokens, index = self.tokens(start, stop), len(self.output)
+        tokens, blocks, index = self.tokens(start, stop), self.lease.blocks, len(self.output)
         if stop < len(self.prompt) + index:
-            return Entry(self.id, start, tokens, self.lease.blocks, False)
+            return Entry(self.id, start, tokens, blocks, False, long=self.long)
         seen = array("i", self.tokens(0, stop)).tobytes() if self.sampling.penalises else b""
-        return Entry(self.id, start, tokens, self.lease.blocks, True, self.sampling, index, seen)
+        return Entry(
+            self.id, start, tokens, blocks, True, self.sampling, index, seen, long=self.long
+        )
 
     def check(self, room: int, positions: int) -> None:
         """Raise UsageError when it could never be served with `room` tokens of KV room, by a

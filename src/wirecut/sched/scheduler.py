@@ -10,8 +10,9 @@ Up to `max_in_flight` steps (the pipeline's stages) may be out before the first 
 request is behind by the tokens it knows and has not computed: a prompt, a chunk of one, what a
 preempted request computes again and the token just sampled are one case. Tokens are weighed, so
 that steps take equal time however long a prompt has become. Full blocks are found again by what
-they hold; those that a step writes may be read in the same step and after. Knows no time and no
-tensors; the engine and the simulator run this same class.
+they hold; those that a step writes may be read in the same step and after. Where a model has other
+keys for long sequences, one that becomes long is computed again. Knows no time and no tensors; the
+engine and the simulator run this same class.
 """
 
 from collections import deque
@@ -49,7 +50,9 @@ class Scheduler:
         max_positions: int | None = None,
         attention_tokens: float = inf,
         prefix_cache: bool = True,
+        longest_short: int | None = None,
     ) -> None:
+        """`longest_short`: sequences of more tokens than this have other keys; None: none have."""
         self.block_tokens = block_tokens
         self.max_batched_tokens = max_batched_tokens
         self.max_seqs = max_seqs
@@ -70,6 +73,7 @@ class Scheduler:
         self.pool = BlockPool(num_blocks)
         self.weights = Weights(attention_tokens)
         self.prefix_cache = prefix_cache
+        self.longest_short = longest_short
         self.num_preemptions = 0
         self.num_recomputed_tokens = 0
         self.num_prompt_tokens = 0  # of requests that were started
@@ -103,6 +107,7 @@ class Scheduler:
         if request.id in self._requests:
             raise UsageError(f"request id {request.id!r} is in use")
         request.check(self.pool.num_blocks * self.block_tokens, self.max_positions)
+        request.outgrows(self.longest_short)
         request.arrival = self._num_arrived
         self._num_arrived += 1
         self._requests[request.id] = request
@@ -160,7 +165,7 @@ class Scheduler:
             elif entry.samples:
                 reason = request.hear(tokens[request.id])
                 if reason is None:
-                    self._ready.append(request)
+                    self._go_on(request)
                 elif reason == "failed":  # its keys and values may be to blame
                     self.pool.forget(request.lease)
             if reason is not None:
@@ -168,6 +173,13 @@ class Scheduler:
                 del self._requests[request.id]
                 finished.append(Finished(request.id, reason))
         return finished
+
+    def _go_on(self, request: Request) -> None:
+        """A request has heard a token and needs the next."""
+        if request.outgrows(self.longest_short):
+            self._preempt(request)
+        else:
+            self._ready.append(request)
 
     def _decodes(self) -> list[Entry]:
         """One token for each request whose last token is back, an even share of them when more

@@ -18,7 +18,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc
     `tokens` are the inputs at those positions and `blocks` is the request's whole block table, so
     position p lies in block `blocks[p // block_tokens]`. With `samples` the last row reaches the
     end of what is known and yields output token number `index`, drawn as `sampling` says. Penalties
-    ask what is there already: `seen` is all tokens so far, prompt and output, 4 bytes each.
+    ask what is there already: `seen` is all tokens so far, prompt and output, 4 bytes each. `long`:
+    the sequence has outgrown the length up to which its keys are as a short one's.
     """
 
     request_id: RequestId
@@ -29,6 +30,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc
     sampling: Sampling = GREEDY
     index: int = 0
     seen: bytes = b""
+    long: bool = False
 
     @property
     def stop(self) -> int:

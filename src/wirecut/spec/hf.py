@@ -154,8 +154,11 @@ def rope_fields(fields: Fields, kind_of_layer: str = "full_attention") -> Fields
 
 
 def rope_kind(found: Fields) -> str:
-    """How the rotary embedding is scaled, by the name that configurations have for it."""
-    return found.text("rope_type", found.text("type", "default"))
+    """How the rotary embedding is scaled, by the name that configurations have for it; LongRoPE was
+    "su" first.
+    """
+    kind = found.text("rope_type", found.text("type", "default"))
+    return "longrope" if kind == "su" else kind
 
 
 def _dtype(fields: Fields, by_default: str) -> str:

@@ -13,7 +13,7 @@ ARCHITECTURES = (
     *("llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "qwen2_moe"),
     *("gemma2", "gemma3", "gemma3_text", "phi3", "gpt_oss", "deepseek_v2", "deepseek_v3"),
 )
-ROPES = ("default", "linear", "llama3", "dynamic", "yarn")
+ROPES = ("default", "linear", "llama3", "dynamic", "yarn", "longrope")
 
 
 def why_not_run(spec: ModelSpec) -> str | None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from wirecut.spec.families.parts import heads
 from wirecut.spec.fields import Fields
 from wirecut.spec.hf import rope_fields, rope_kind
 
@@ -61,7 +62,22 @@ class Dynamic:
     original: int
 
 
-Scaling = Plain | Llama3 | Yarn | Dynamic
+@dataclass(frozen=True, slots=True)
+class LongRope:
+    """LongRoPE (Ding et al. 2024): a factor for each pair of dims, other ones for sequences of more
+    than `original` tokens. `magnitude` multiplies cosines and sines.
+
+    All positions of a sequence turn by one set. One that grows beyond `original` is computed again
+    with the long factors (`sched.request`), as transformers' Phi-3 does in `generate`.
+    """
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    original: int
+    magnitude: float
+
+
+Scaling = Plain | Llama3 | Yarn | Dynamic | LongRope
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,11 @@ class Rope:
     theta: float
     scaling: Scaling
     share: float = 1.0
+
+    @property
+    def longest_short(self) -> int | None:
+        """The most tokens of a sequence that does not turn as a long one; None: all turn alike."""
+        return self.scaling.original if isinstance(self.scaling, LongRope) else None
 
 
 def read_rope(fields: Fields, kind_of_layer: str = "full_attention") -> Rope:
@@ -129,6 +150,31 @@ def _yarn(found: Fields) -> Yarn:
     )
 
 
+def _longrope(found: Fields) -> LongRope:
+    names = "original_max_position_embeddings", "max_position_embeddings"
+    original = found.count(*names, least=2, most=10**9)
+    most = found.count("max_position_embeddings", default=original, most=10**9)
+    factor = found.positive("factor", default=most / original)
+    # As in Microsoft's own model files of Phi-3: the entropy of attention grows with the length.
+    magnitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return LongRope(
+        _factors(found, "short_factor"),
+        _factors(found, "long_factor"),
+        original,
+        found.positive("attention_factor", default=magnitude),
+    )
+
+
+def _factors(found: Fields, name: str) -> tuple[float, ...]:
+    """A factor for each pair of dims that turn."""
+    share = found.positive("partial_rotary_factor", default=1.0)
+    pairs = int(heads(found)[2] * share) // 2
+    given = {f"{name}[{i}]": factor for i, factor in enumerate(found.items(name))}
+    if len(given) != pairs:
+        raise found.error(f"{name} has {len(given)} factors for {pairs} pairs of dims that turn")
+    return tuple(Fields(given, found.where).positive(each) for each in given)
+
+
 def mscales(found: Fields) -> tuple[float, float]:
     """DeepSeek's `mscale` and `mscale_all_dim`; 0: not given."""
     own, of_all = (
@@ -149,4 +195,5 @@ SCALINGS: dict[str, Callable[[Fields], Scaling]] = {
     "llama3": _llama3,
     "dynamic": _dynamic,
     "yarn": _yarn,
+    "longrope": _longrope,
 }

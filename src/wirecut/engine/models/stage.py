@@ -97,4 +97,7 @@ def _turn(
     table: tuple[torch.Tensor, torch.Tensor], batch: Batch
 ) -> tuple[torch.Tensor, torch.Tensor]:
     cos_PD, sin_PD = table
-    return cos_PD[batch.positions_T], sin_PD[batch.positions_T]
+    rows_T = batch.positions_T
+    if batch.long_T is not None:  # theirs stand behind those of the short
+        rows_T = rows_T + batch.long_T * (cos_PD.shape[0] // 2)
+    return cos_PD[rows_T], sin_PD[rows_T]
