@@ -4,6 +4,7 @@ from itertools import combinations
 
 from wirecut.fabric.device import MatrixPoint
 from wirecut.fabric.fabric import Curve, Device, Fabric, Link, Made
+from wirecut.fabric.wires import WIRES
 from wirecut.spec.hf import from_config
 from wirecut.spec.model import ModelSpec
 
@@ -82,3 +83,17 @@ def fabric(
     )
     whole = (tuple(range(num_devices)),)
     return Fabric(devices, links, whole if islands is None else islands, MADE, curves)
+
+
+def check_whole(fabric, nodes: int, gpus: int) -> None:
+    """As many devices as typed, node after node, and one link for every pair."""
+    assert [(d.host, d.index) for d in fabric.devices] == [
+        (f"node{node}", index) for node in range(nodes) for index in range(gpus)
+    ]
+    pairs = [(link.a, link.b) for link in fabric.links]
+    assert sorted(pairs) == list(combinations(range(nodes * gpus), 2))
+    for link in fabric.links:
+        same = link.a // gpus == link.b // gpus
+        assert link.kind in WIRES
+        assert same or WIRES[link.kind].network or "multi-node" in link.path
+        assert not (same and WIRES[link.kind].network)

@@ -184,3 +184,14 @@ class FakeEngine:
                 e.request_id == done.request_id for step in self.in_flight for e in step.entries
             )
             self.finished[done.request_id] = done.reason
+
+
+def shares(step: Step | None) -> list[tuple]:
+    """(request, start, number of tokens, samples) per entry."""
+    return [(e.request_id, e.start, len(e.tokens), e.samples) for e in step.entries]
+
+
+def started(lengths, *, max_tokens=4, fields=None, **changes) -> FakeEngine:
+    engine = FakeEngine(create_scheduler(**changes))
+    engine.add(*create_requests(lengths, max_tokens=max_tokens, **(fields or {})))
+    return engine
