@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bad_input import Started, run
-from fabrics import fabric
 from models import write_model
-from wirecut.fabric.fabric import save_fabric
+
+pytest.register_assert_rewrite("bad_input", "fabrics", "parity", "sched_fake")
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +21,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def home(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with `model`, `fabric.json` of 4 devices and `plan.json`; no network, no rank."""
+    from bad_input import Started, run
+    from fabrics import fabric
+    from wirecut.fabric.fabric import save_fabric
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))

@@ -30,6 +30,7 @@ DEMO = Path(__file__).parents[1] / "examples" / "demo-model"
 LENGTHS = (3, 17, 40, 64, 100, 7, 130, 33)
 NEW_TOKENS = 64
 BUDGET = 48  # tokens a step: prompts of 64, 100 and 130 go in chunks, beside the decodes of others
+TOLERANCE = 2e-3  # of logits; sums in another order, in float32
 LIMITS = Limits(max_batched_tokens=BUDGET, kv_tokens=2048)
 
 
@@ -158,6 +159,14 @@ def run_cell(
         totals.dealt,
         time.monotonic() - begin,
     )
+
+
+def check(cell: Cell) -> None:
+    """Tokens are equal, logits as good as, bytes as the formula has them."""
+    assert cell.equal_prompts == cell.prompts
+    assert cell.largest_difference < TOLERANCE
+    assert cell.counted == cell.formula
+    assert bool(cell.counted) == (cell.layout.replica_size > 1)
 
 
 def _difference(ours: Answer, theirs_TV: torch.Tensor) -> float:

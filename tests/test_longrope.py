@@ -12,7 +12,6 @@ from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 import parity
 from matrix import MODES
 from sched_fake import FakeEngine, create_scheduler
-from test_parity import check
 from wirecut.engine.models.known import STYLES
 from wirecut.engine.models.ropes import LongRope
 from wirecut.engine.rope import rope_tables
@@ -52,7 +51,7 @@ def test_tokens_are_those_of_generate(
     theirs: parity.Reference, layout: Layout, mode: str, rounds: int
 ) -> None:
     cell = parity.run_cell(theirs, layout, limits=MODES[mode].limits, rounds=rounds)
-    check(cell)
+    parity.check(cell)
     assert cell.dealt.preemptions >= 2 * rounds
 
 

@@ -14,7 +14,6 @@ import packers
 import parity
 from inprocess import Cluster
 from models import write_model
-from test_parity import check
 from wirecut.api import pricing_of
 from wirecut.engine.engine import Engine
 from wirecut.engine.quantized import AWQ_PLACES
@@ -178,7 +177,7 @@ def test_the_engine_writes_what_transformers_writes_with_the_plain_weights(
     plain: Path, tmp_path: Path, scheme: packers.Scheme, layout: Layout
 ) -> None:
     packed, made = packers.write_quantised(tmp_path, scheme, source=plain)
-    check(parity.run_cell(replace(parity.reference(made), folder=packed), layout))
+    parity.check(parity.run_cell(replace(parity.reference(made), folder=packed), layout))
 
 
 def test_known_vectors() -> None:

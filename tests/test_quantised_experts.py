@@ -13,7 +13,6 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import packers
 import parity
-from test_parity import check
 from wirecut.api import pricing_of
 from wirecut.engine.quantized import read_coded
 from wirecut.engine.weights import SliceReader
@@ -62,7 +61,7 @@ def reader_of(folder: Path, layout: Layout, rank: int, dtype: torch.dtype = FP32
 def test_the_engine_writes_what_transformers_writes_with_the_plain_weights(
     folders: tuple[Path, Path], theirs: parity.Reference, layout: Layout
 ) -> None:
-    check(parity.run_cell(replace(theirs, folder=folders[0]), layout))
+    parity.check(parity.run_cell(replace(theirs, folder=folders[0]), layout))
 
 
 def test_transformers_makes_the_plain_weights_of_it(folders: tuple[Path, Path]) -> None:
@@ -155,4 +154,4 @@ def test_a_fused_linear_may_be_quantised(tmp_path: Path) -> None:
     source = write_random(tmp_path / "source", "phi3", **changes)
     packed, made = packers.write_quantised(tmp_path, packers.gptq(4, 32), source=source)
     theirs = parity.reference(made, lengths=(20,), new_tokens=8)
-    check(parity.run_cell(replace(theirs, folder=packed), Layout(tp=3)))
+    parity.check(parity.run_cell(replace(theirs, folder=packed), Layout(tp=3)))

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 import parity
 from fabrics import big_model, fabric
 from models import write_model
-from test_parity import check
 from wirecut.cost.engines import engine_profile
 from wirecut.cost.memory import RankSizes
 from wirecut.cost.replica import Pricing
@@ -50,7 +49,7 @@ def eight_groups(tmp_path_factory: pytest.TempPathFactory) -> parity.Reference:
 
 @pytest.mark.parametrize("tp", [3, 5, 6, 7])
 def test_ranks_that_do_not_divide_the_groups(eight_groups: parity.Reference, tp: int) -> None:
-    check(parity.run_cell(eight_groups, Layout(tp=tp)))
+    parity.check(parity.run_cell(eight_groups, Layout(tp=tp)))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,7 @@ def test_ranks_that_do_not_divide_the_groups(eight_groups: parity.Reference, tp:
 def test_shares_that_the_cut_says(
     eight_groups: parity.Reference, layout: Layout, shares: tuple[int, ...]
 ) -> None:
-    check(parity.run_cell(eight_groups, layout, shares=shares))
+    parity.check(parity.run_cell(eight_groups, layout, shares=shares))
 
 
 @given(st.integers(1, 300), st.lists(st.integers(1, 9), min_size=1, max_size=8))

@@ -2,7 +2,9 @@
 and a rope of their own.
 """
 
-from wirecut.engine.models.gemma2 import cap, gemma_gate, query_scale
+from dataclasses import replace
+
+from wirecut.engine.models.gemma2 import gemma2
 from wirecut.engine.models.ropes import Plain, Rope, read_rope
 from wirecut.engine.models.style import Style
 from wirecut.spec.fields import Fields
@@ -11,16 +13,7 @@ from wirecut.spec.fields import Fields
 def gemma3(fields: Fields) -> Style:
     if fields.flag("use_bidirectional_attention"):
         raise fields.error("use_bidirectional_attention is true: such a model writes no text")
-    return Style(
-        rope=read_rope(fields),
-        window_rope=_window_rope(fields),
-        gate=gemma_gate(fields),
-        offset_norms=True,
-        scale=query_scale(fields),
-        score_cap=cap(fields, "attn_logit_softcapping"),
-        logit_cap=cap(fields, "final_logit_softcapping"),
-        embed_scale=fields.count("hidden_size") ** 0.5,
-    )
+    return replace(gemma2(fields), window_rope=_window_rope(fields))
 
 
 def _window_rope(fields: Fields) -> Rope:
