@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from wirecut.cost.forward import Batch, Forward, Piece
-from wirecut.cost.replica import Replica, Stage
+from wirecut.cost.replica import Pricing, Replica, Stage
 from wirecut.cost.step_wires import between, between_pieces, wire_pieces, wires
 from wirecut.cost.terms import Kind, half_width
 from wirecut.cost.work import LayerWork
@@ -159,7 +159,8 @@ def _launches(replica: Replica, stage: Stage, batch: Batch, device_s: float) -> 
     """
     steps, rate = replica.pricing.engine.steps, stage.rate
     if not stage.device.kind.startswith("gpu"):
-        return sum(count * _host_s(replica, stage, work, batch) for work, count in stage.works)
+        pricing, half_s, launch_s = replica.pricing, stage.device.half_s, rate.launch_s(batch.busy)
+        return sum(n * layer_host_s(pricing, work, half_s, launch_s) for work, n in stage.works)
     if steps.graphs and not batch.chunk:
         return 0.0
     routed = sum(count for work, count in stage.works if work.routed)
@@ -168,16 +169,15 @@ def _launches(replica: Replica, stage: Stage, batch: Batch, device_s: float) -> 
     return max(0.0, host_s - device_s)
 
 
-def _host_s(replica: Replica, stage: Stage, work: LayerWork, batch: Batch) -> float:
-    """A layer beside its products on cores: halves in native code where it can run them, else
-    operation by operation.
+def layer_host_s(pricing: Pricing, work: LayerWork, half_s: float, launch_s: float) -> float:
+    """A layer beside its products on cores: its halves where native code can run them, else
+    operation by operation; with what these take a device, as in `Device`.
     """
-    steps, half_s = replica.pricing.engine.steps, stage.device.half_s
     plain = isinstance(work.mixer, Attention) and isinstance(work.mlp, Mlp)
-    bf16 = replica.pricing.dtype == "bf16" and all(p.format in FLOATS for p in work.products)
-    if steps.native_halves and half_s and plain and bf16:
+    bf16 = pricing.dtype == "bf16" and all(one.format in FLOATS for one in work.products)
+    if pricing.engine.steps.native_halves and half_s and plain and bf16:
         return work.reduces * half_s
-    return steps.ops_per_layer * stage.rate.launch_s(batch.busy)
+    return pricing.engine.steps.ops_per_layer * launch_s
 
 
 def _step(replica: Replica, index: int, batch: Batch) -> float:

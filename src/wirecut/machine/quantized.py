@@ -11,7 +11,7 @@ fp32 weights, and codes are unpacked.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,6 +21,7 @@ KEPT = (torch.bfloat16, torch.float16)
 GROUPS = (256, 128, 64, 32)  # inputs that share a scale in torch's kernel for 4 bits
 OUTPUTS = 16  # whose multiples that kernel takes
 INPUTS = 16  # whose multiples the one for 8 bits takes
+SLAB_ELEMENTS = 1 << 24  # that are unpacked at a time where no kernel reads codes: 64 MB in fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +130,53 @@ class Int8Linear:
         return y_TO if self._bias is None else y_TO.add_(self._bias)
 
 
+class KeptCodes:
+    """x @ weight.T + bias on any device, whose weights are unpacked for each product, some outputs
+    at a time, and forgotten: the memory of the codes for several times a bf16 weight's traffic.
+    Codes of at most 16 different values are kept two to a byte.
+    """
+
+    def __init__(self, coded: Coded, dtype: torch.dtype, bias_O: torch.Tensor | None) -> None:
+        self._coded, self._dtype, self._bias = coded, dtype, bias_O
+        self._outs, ins = coded.codes_OI.shape
+        self._values: torch.Tensor | None = None
+        codes_OI = coded.codes_OI
+        if not codes_OI.is_floating_point() and ins % 2 == 0:
+            values, places_OI = codes_OI.unique(return_inverse=True)
+            if len(values) <= 16:
+                low_OP, high_OP = places_OI[:, 0::2], places_OI[:, 1::2]
+                codes_OI, self._values = (low_OP | high_OP << 4).to(torch.uint8), values
+        self._codes = codes_OI.contiguous()
+        zeros_OG = coded.zeros_OG
+        held = (self._codes, coded.scales_OG, *(() if zeros_OG is None else (zeros_OG,)))
+        self.num_bytes = sum(each.nbytes for each in held)
+        self._coded = replace(coded, codes_OI=self._codes[:0])  # the rest of what it says
+
+    def __call__(self, x_TI: torch.Tensor) -> torch.Tensor:
+        y_TO = x_TI.new_empty(*x_TI.shape[:-1], self._outs)
+        slab = max(1, SLAB_ELEMENTS // x_TI.shape[-1])
+        for first in range(0, self._outs, slab):
+            some = slice(first, first + slab)
+            torch.matmul(x_TI, self._weight(some).t(), out=y_TO[..., some])
+        return y_TO if self._bias is None else y_TO.add_(self._bias)
+
+    def _weight(self, outputs: slice) -> torch.Tensor:
+        codes_OI, coded = self._codes[outputs], self._coded
+        if self._values is not None:
+            codes_OI = self._values[
+                torch.stack([codes_OI & 15, codes_OI >> 4], -1).flatten(1).int()
+            ]
+        zeros_OG = None if coded.zeros_OG is None else coded.zeros_OG[outputs]
+        some = Coded(codes_OI, coded.scales_OG[outputs], zeros_OG, coded.group_I, coded.bits)
+        return some.weight(self._dtype)
+
+
 def coded_linear(
     coded: Coded, dtype: torch.dtype, bias_O: torch.Tensor | None = None, *, keep: bool = True
 ) -> Linear:
     """The product with such a weight, its codes kept (where `keep` allows) or unpacked."""
+    if keep and coded.codes_OI.is_cuda:
+        return KeptCodes(coded, dtype, bias_O)
     if keep and dtype in KEPT and coded.codes_OI.device.type == "cpu":
         group = kernel_group(coded)
         if coded.bits == 4 and group:

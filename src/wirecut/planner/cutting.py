@@ -16,6 +16,7 @@ from wirecut.cost.attend import cache_bytes
 from wirecut.cost.kernels_experts import routed
 from wirecut.cost.memory import RankSizes
 from wirecut.cost.replica import Pricing
+from wirecut.cost.step import layer_host_s
 from wirecut.cost.work import LayerWork
 from wirecut.fabric.device import Device
 from wirecut.facts import fact
@@ -34,6 +35,7 @@ class _Slowest:
 
     bytes_per_s: float
     launch_s: float
+    half_s: float
     memory_bytes: int
 
     @classmethod
@@ -41,8 +43,15 @@ class _Slowest:
         return cls(
             min(device.bytes_per_s for device in devices),
             max(device.launch_s for device in devices),
+            _slowest_half(devices),
             min(device.memory_bytes for device in devices),
         )
+
+
+def _slowest_half(devices: Sequence[Device]) -> float:
+    """0 where one of them goes operation by operation."""
+    halves = [device.half_s for device in devices]
+    return max(halves) if all(halves) else 0.0
 
 
 def cut_for(
@@ -78,7 +87,8 @@ def _devices(pricing: Pricing, layout: Layout, placement: tuple[int, ...]) -> tu
     """The slowest device of each stage."""
     devices, tp, size = pricing.fabric.devices, layout.tp, layout.replica_size
     kinds = {
-        (d.bytes_per_s, d.launch_s, d.memory_bytes) for d in map(devices.__getitem__, placement)
+        (d.bytes_per_s, d.launch_s, d.half_s, d.memory_bytes)
+        for d in map(devices.__getitem__, placement)
     }
     if len(kinds) == 1:
         return (_Slowest(*kinds.pop()),) * layout.pp
@@ -112,9 +122,11 @@ def _stages(
     fit = max(0.0, free / max(1.0, sum(request)))
     rows = math.ceil(max(1.0, min(running, fit)) / layout.pp)
     streamed = _streamed(sizes, layout, rows, context)
-    mean = sum(streamed) / len(streamed)
+    works = sizes[0].works
     each = [  # seconds of a mean layer
-        mean / one.bytes_per_s + steps.ops_per_layer * one.launch_s for one in on
+        sum(_layer_s(pricing, *layer, one) for layer in zip(works, streamed, strict=True))
+        / len(works)
+        for one in on
     ]
     fastest = on[each.index(min(each))]
     speeds = tuple(min(each) / one for one in each)
@@ -125,8 +137,8 @@ def _stages(
     return _cut(
         _relative(
             [
-                one / fastest.bytes_per_s + steps.ops_per_layer * fastest.launch_s
-                for one in streamed
+                _layer_s(pricing, work, one, fastest)
+                for work, one in zip(works, streamed, strict=True)
             ],
             [seconds * speed for seconds, speed in zip(besides, speeds, strict=True)],
         ),
@@ -138,6 +150,11 @@ def _stages(
         tuple(one.memory_bytes / max(other.memory_bytes for other in on) for one in on),
         slack,
     )
+
+
+def _layer_s(pricing: Pricing, work: LayerWork, streamed: float, on: _Slowest) -> float:
+    """Seconds of a layer that streams so many bytes."""
+    return streamed / on.bytes_per_s + layer_host_s(pricing, work, on.half_s, on.launch_s)
 
 
 def _held(sizes: Sequence[RankSizes], tokens: int) -> tuple[list[float], list[float]]:

@@ -1,5 +1,5 @@
-"""A quantised model as wirecut's own engine holds it: what no kernel multiplies as it is stored is
-unpacked when it is loaded.
+"""A quantised model as wirecut's own engine holds it: on CPUs, what no kernel multiplies as it is
+stored is unpacked when it is loaded; on GPUs, whose memory is dear, for each product.
 
     held = as_held(spec, dtype="bf16", on_cpus=True)
     held.weights.linear                    # "int4-g128" as stored; of fp8, "bf16"
@@ -29,12 +29,11 @@ def as_held(spec: ModelSpec, *, dtype: str, on_cpus: bool, weights: str = "") ->
         raise ModelError(
             f"{spec.name} is stored in {stored}: wirecut runs {wanted} where a checkpoint holds it"
         )
-    with_kernels = on_cpus and dtype in HALVES
 
     def held(format: str) -> str:
         kind = kind_of(format)
-        kept = kind == "int4" or (kind == "int8" and not group_size(format))
-        return format if with_kernels and kept else dtype
+        has_kernel = kind == "int4" or (kind == "int8" and not group_size(format))
+        return format if not on_cpus or (has_kernel and dtype in HALVES) else dtype
 
     # The head's rows are padded when it is loaded: it is always unpacked.
     return replace(asked.reformatted(held), head_format=asked.head_format and dtype)
