@@ -4,8 +4,9 @@ forward.
 Shapes: T tokens of the step, L positions that a sequence may look at.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -28,21 +29,37 @@ class Sight:
     mask_TL: torch.Tensor | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Span:
     """One sequence's rows in the batch, and where its keys and values lie.
 
-    Rows `first` up to `last` hold positions `start` and on; after them it has `length` positions.
-    `slots` is the place of the first when they lie in a row, else every position's place. `sights`
-    by window, None being no window.
+    Rows `first` up to `last` hold positions `start` and on; after them it has `length` positions,
+    in `blocks`. `sights` by window, None being no window.
     """
 
     first: int
     last: int
     start: int
     length: int
-    slots: int | torch.Tensor
+    blocks: tuple[int, ...]
+    block_tokens: int
+    device: torch.device
     sights: dict[int | None, Sight]
+
+    @cached_property
+    def slots(self) -> int | torch.Tensor:
+        """The place of the first position when they lie in a row, else every position's. For
+        attention that reads no blocks: told by the first layer that asks.
+        """
+        begin, size = self.blocks[0], self.block_tokens
+        if all(block == begin + i for i, block in enumerate(self.blocks)):
+            return begin * size
+        return torch.tensor(self.places(0), device=self.device)
+
+    def places(self, start: int) -> list[int]:
+        """Where positions `start` and on lie in the cache."""
+        blocks, size = self.blocks, self.block_tokens
+        return [blocks[i // size] * size + i % size for i in range(start, self.length)]
 
     @property
     def rows(self) -> int:
@@ -89,29 +106,27 @@ def build_batch(
     sampled: list[int] = []
     for entry in entries:
         first, count = len(tokens), len(entry.tokens)
-        length = entry.start + count
+        length, where = entry.start + count, (entry.blocks, block_tokens, device)
+        sights = {window: _sight(entry.start, count, window, dtype, device) for window in windows}
+        span = Span(first, first + count, entry.start, length, *where, sights)
+        spans.append(span)
         tokens += entry.tokens
         positions += range(entry.start, length)
-        places = _places(entry.blocks, length, block_tokens)
-        if isinstance(places, int):
-            slots += range(places + entry.start, places + length)
-        else:
-            slots += places[entry.start :]
-        where = places if isinstance(places, int) else torch.tensor(places, device=device)
-        sights = {window: _sight(entry.start, count, window, dtype, device) for window in windows}
-        spans.append(Span(first, first + count, entry.start, length, where, sights))
+        slots += span.places(entry.start)
         if entry.samples:
             sampled.append(first + count - 1)
-    both = list(zip(entries, spans, strict=True))
+    # One tensor where three would do: making one takes longer than a small operation on it.
+    tokens_T, positions_T, slots_T = torch.tensor([tokens, positions, slots], device=device)
+    longer = tuple(span for span in spans if span.rows > 1)
     return Batch(
-        tokens_T=torch.tensor(tokens, device=device),
-        positions_T=torch.tensor(positions, device=device),
-        slots_T=torch.tensor(slots, device=device),
+        tokens_T=tokens_T,
+        positions_T=positions_T,
+        slots_T=slots_T,
         spans=tuple(spans),
-        longer_spans=tuple(span for span in spans if span.rows > 1),
+        longer_spans=longer,
         block_tokens=block_tokens,
-        decodes=_paged((e for e in both if e[1].rows == 1), block_tokens, device),
-        prompts=_paged((e for e in both if e[1].rows > 1), block_tokens, device),
+        decodes=_paged([span for span in spans if span.rows == 1], block_tokens, device),
+        prompts=_paged(longer, block_tokens, device),
         sampled_rows=torch.tensor(sampled, device=device, dtype=torch.int64),
         long_T=_long(entries, device),
     )
@@ -123,32 +138,16 @@ def _long(entries: tuple[Entry, ...], device: torch.device) -> torch.Tensor | No
     return torch.tensor([entry.long for entry in entries for _ in entry.tokens], device=device)
 
 
-def _paged(
-    entries: Iterable[tuple[Entry, Span]], block_tokens: int, device: torch.device
-) -> Paged | None:
+def _paged(spans: Sequence[Span], block_tokens: int, device: torch.device) -> Paged | None:
     """Sequences for a kernel that serves them together; None when there are none."""
-    entries = list(entries)
-    if not entries:
+    if not spans:
         return None
-    width = max(len(entry.blocks) for entry, _ in entries)
-    blocks = [[*entry.blocks, *[0] * (width - len(entry.blocks))] for entry, _ in entries]
-    rows, counts = [s.first for _, s in entries], [s.last - s.first for _, s in entries]
-    lengths = [span.length for _, span in entries]
-    numbers = (
-        torch.tensor(each, dtype=torch.int32, device=device)
-        for each in (rows, counts, lengths, blocks)
-    )
-    return Paged(*numbers, block_tokens)
-
-
-def _places(blocks: tuple[int, ...], length: int, block_tokens: int) -> int | list[int]:
-    """Where positions 0 to `length` lie in the cache: the first place when they lie in a row, else
-    each one's.
-    """
-    first = blocks[0]
-    if all(block == first + i for i, block in enumerate(blocks)):
-        return first * block_tokens
-    return [block * block_tokens + i for block in blocks for i in range(block_tokens)][:length]
+    width = max(len(span.blocks) for span in spans)
+    blocks = [[*span.blocks, *[0] * (width - len(span.blocks))] for span in spans]
+    counts = [(span.first, span.rows, span.length) for span in spans]
+    int32 = {"dtype": torch.int32, "device": device}
+    rows_N, counts_N, lengths_N = torch.tensor(list(zip(*counts, strict=True)), **int32)
+    return Paged(rows_N, counts_N, lengths_N, torch.tensor(blocks, **int32), block_tokens)
 
 
 def _sight(

@@ -83,14 +83,17 @@ class Log:
 
         def timed(running: Running) -> None:
             call(running)
-            times = iter(running.times)
+            rows, times = [], iter(running.times)
             for begin, end in zip(times, times, strict=True):
-                note(number, begin, end, running.num_bytes, 0, 0)
+                rows += (number, begin, end, running.num_bytes, 0, 0)
+            note(*rows)
 
         return timed
 
     def note(self, *row: int) -> None:
-        """Keep a span. When there are too many, the older half goes, up to the end of a step."""
+        """Keep a span, or several. When there are too many, the older half goes, up to the end of a
+        step.
+        """
         rows = self._rows
         rows.extend(row)
         if len(rows) > self._most:

@@ -85,6 +85,21 @@ def _panels(weight_OI: torch.Tensor) -> torch.Tensor:
     return packed
 
 
+def embed(tokens_T: torch.Tensor, table_VE: torch.Tensor, first: int) -> torch.Tensor:
+    """Each token's row of a table that holds tokens `first` and on, zeros for other tokens."""
+    held, width = table_VE.shape
+    if not (fits(table_VE, width) and table_VE.is_contiguous() and tokens_T.is_contiguous()):
+        mine_T = tokens_T - first
+        elsewhere_T = (mine_T < 0) | (mine_T >= held)
+        x_TE = torch.nn.functional.embedding(mine_T.masked_fill_(elsewhere_T, 0), table_VE)
+        return x_TE.masked_fill_(elsewhere_T[:, None], 0)
+    x_TE = table_VE.new_empty(len(tokens_T), width)
+    at = tokens_T.data_ptr(), table_VE.data_ptr(), x_TE.data_ptr()
+    sizes = len(tokens_T), width, first, held
+    _native.embed(*at, *sizes, table_VE.dtype == torch.bfloat16)
+    return x_TE
+
+
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """x / rms(x) * weight over the last dim, computed in the weight's dtype."""
     width = x.shape[-1]

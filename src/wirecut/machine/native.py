@@ -40,6 +40,7 @@ class Attention(ctypes.Structure):
 ARGUMENTS = {
     "all_reduce": (_at, _at, _at, _long, _long, _long, _long, _long, _int),
     "decode_attention": (ctypes.POINTER(Attention), _int),
+    "embed": (_at, _at, _at, _long, _long, _long, _long, _int),
     "keep": (_at, _at, _at, _long, _long, _long, _long, _long, _int),
     "rms_norm": (_at, _at, _at, _long, _long, _float, _int),
     "norm_heads": (_at, _at, _long, _long, _long, _long, _float, _int),

@@ -13,12 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import embedding
 
 from wirecut.engine.batch import Batch, Windows
 from wirecut.engine.comm import Comm
 from wirecut.engine.models.blocks import Forward, Norm
-from wirecut.machine.kernels import Linear
+from wirecut.machine.kernels import Linear, embed
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +29,8 @@ class Embedding:
     scale: float = 1.0
 
     def __call__(self, tokens_T: torch.Tensor, tp: Comm) -> torch.Tensor:
-        x_TE = self._rows(tokens_T, tp)
+        x_TE = tp.all_reduce(embed(tokens_T, self.weight_VE, self.first))
         return x_TE if self.scale == 1.0 else x_TE * self.scale
-
-    def _rows(self, tokens_T: torch.Tensor, tp: Comm) -> torch.Tensor:
-        if tp.size == 1:
-            return embedding(tokens_T, self.weight_VE)
-        mine_T = tokens_T - self.first
-        elsewhere_T = (mine_T < 0) | (mine_T >= self.weight_VE.shape[0])
-        x_TE = embedding(mine_T.masked_fill_(elsewhere_T, 0), self.weight_VE)
-        return tp.all_reduce(x_TE.masked_fill_(elsewhere_T[:, None], 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,20 @@ void silu_gate(const void *x, void *out, long rows, long width, int bf16)
     }
 }
 
+// Each token's row of a table that holds tokens `first` and on, `held` of them; zeros for others.
+void embed(const int64_t *tokens, const void *table, void *out, long rows, long width, long first,
+           long held, int bf16)
+{
+    long bytes = width * (bf16 ? 2 : 4);
+    for (long r = 0; r < rows; r++) {
+        long token = tokens[r] - first;
+        if (token >= 0 && token < held)
+            memcpy(at(out, r * width, bf16), at(table, token * width, bf16), bytes);
+        else
+            memset(at(out, r * width, bf16), 0, bytes);
+    }
+}
+
 // Each row's head (heads, width) to its slot of the cache (heads, places, width).
 void keep(const void *x, void *cache, const int64_t *slots, long rows, long stride, long heads,
           long width, long places, int bf16)
