@@ -81,7 +81,9 @@ class Stage:
     def logits(self, batch: Batch, x_TE: torch.Tensor) -> torch.Tensor | None:
         """Logits of the rows that sample, on the first rank of the last stage; None elsewhere."""
         assert self.head is not None
-        return self.head(x_TE.index_select(0, batch.sampled_rows), self.tp)
+        if len(batch.sampled_rows) < batch.num_tokens:
+            x_TE = x_TE.index_select(0, batch.sampled_rows)
+        return self.head(x_TE, self.tp)
 
 
 def _turn(
