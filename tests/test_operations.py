@@ -45,4 +45,5 @@ def test_operations_per_layer(checkpoint: Path) -> None:
 def test_stages_share_prompts_as_the_price_says() -> None:
     scheduler = Scheduler(num_blocks=1, max_batched_tokens=1, max_seqs=1)
     assert scheduler.min_chunk_tokens == WIRECUT.batching.min_chunk_tokens
+    assert scheduler.chunks_per_stage == WIRECUT.batching.chunks_per_stage
     assert scheduler.block_tokens == BLOCK_TOKENS == WIRECUT.batching.block_tokens

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from protocol import CROWD_TOKENS
-from report import BUBBLE, WHOLE_PROMPTS, render
+from report import WHOLE_PROMPTS, render
 
 HERE = Path(__file__).parent
 DEADLINE_S, ORPHANS_S = 900.0, 30.0
@@ -149,11 +149,6 @@ def entrants(args: argparse.Namespace) -> list[Entrant]:
         wirecut("tp1"),
         llamacpp,
         wirecut("dp2"),
-        *(
-            wirecut(f"pp{stages}", "--bubble", told=BUBBLE)
-            for stages in (2, 3)
-            if stages <= len(CORES)
-        ),
         Entrant("memory", "read", args.wirecut_python, "run_stream.py", ()),
         wirecut("tp2", "--crowd-only", "--budget", WHOLE_PROMPT, told=WHOLE_PROMPTS),
         transformers,

@@ -54,7 +54,7 @@ The best that wirecut does with any split over the best of each peer:
 ## What to know of these figures
 
 - One machine, one model, short contexts: absolute figures move from machine to machine and from
-  hour to hour, so quote the ratio. Three rounds show a spread, not a confidence interval.
+  hour to hour, so quote the ratio. So few rounds show a spread, not a confidence interval.
 - Random weights: nothing here depends on what the text says. {tokens}
 - Each engine runs with its defaults beyond what its `run_*.py` sets. vLLM has a core for each rank
   (`VLLM_CPU_OMP_THREADS_BIND`) and 2 GiB of KV room, wirecut pins its ranks the same way;

@@ -9,8 +9,7 @@ from page import PAGE
 Runs = list[dict[str, Any]]
 OURS, RIVAL = "wirecut", "vLLM"
 SEQUENCES = ("1 sequence", "8 sequences", "16 sequences")
-MOST_LOAD_S, LEAST_SHARE, MOST_EXCESS = 4.0, 0.75, 0.05
-BUBBLE = ", bubble"  # a run that is traced
+MOST_LOAD_S, LEAST_SHARE = 4.0, 0.75
 WHOLE_PROMPTS = ", whole prompts"  # the same engine, told not to cut them
 
 
@@ -49,8 +48,6 @@ COLUMNS = (
     Column("memory, GiB", None, "pss_gib", 2, False),
 )
 NAMED = {column.name: column for column in COLUMNS}
-BUBBLES = Column("bubble", 0, "bubble", 3, False)
-BY_RULE = Column("bubble by rule", 0, "bubble_by_rule", 3, False)
 STREAM = Column("memory read by all cores, GB/s", 0, "stream_gb_s", 1, True)
 
 
@@ -60,8 +57,7 @@ def render(found: dict[str, Any], *, table_only: bool = False) -> str:
     for run in quietest(found["runs"]):
         rows.setdefault((run["engine"], run["split"]), []).append(run)
     streams = rows.pop(("memory", "read"), [])
-    bubbles = {key: rows.pop(key) for key in list(rows) if key[1].endswith(BUBBLE)}
-    tables = [figures(rows), "", against(rows), "", goals(rows, streams, bubbles, found)]
+    tables = [figures(rows), "", against(rows), "", goals(rows, streams, found)]
     if table_only:
         return "\n".join(tables)
     return PAGE.format(
@@ -159,7 +155,6 @@ def best_row(
 def goals(
     rows: dict[tuple[str, str], Runs],
     streams: Runs,
-    bubbles: dict[tuple[str, str], Runs],
     found: dict[str, Any],
 ) -> str:
     """What was aimed at, and what was reached."""
@@ -186,14 +181,6 @@ def goals(
             lines.append(
                 [name, " ".join(mine), " ".join(rival), f"{wanted:g}x", f"{ratio:.2f}x", verdict]
             )
-    for key, runs in bubbles.items():
-        if waits := BUBBLES.values(runs):
-            share, rule = statistics.median(waits), statistics.median(BY_RULE.values(runs))
-            verdict = "yes" if share <= rule + MOST_EXCESS else "missed"
-            name = " ".join(key).removesuffix(BUBBLE)
-            wanted = f"within {MOST_EXCESS * 100:.0f} points"
-            rule_told = f"(p - 1) / (m + p - 1) = {rule:.1%}"
-            lines.append(["bubble, 16 sequences", name, rule_told, wanted, f"{share:.1%}", verdict])
     load = NAMED["load, s"].values(rows.get(tp2, []))
     if load:
         seconds = statistics.median(load)

@@ -5,7 +5,6 @@ The stages of a pipeline are the planner's. Without --fabric the cores' rates ar
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -43,7 +42,6 @@ def main() -> None:
     parser.add_argument("layout", type=parse_layout)
     parser.add_argument("--budget", type=int, default=BUDGET, help="tokens of a step")
     parser.add_argument("--crowd-only", action="store_true", help="no batches")
-    parser.add_argument("--bubble", action="store_true", help="how much its stages wait, alone")
     parser.add_argument("--fabric", type=Path, help="what `wirecut probe` wrote")
     args = parser.parse_args()
     fabric = load_fabric(args.fabric) if args.fabric else assumed_fabric(args.layout.world_size)
@@ -56,11 +54,7 @@ def main() -> None:
     ranks = tuple(range(args.layout.world_size))
     cut = cut_for(pricing, args.layout, ranks, context=PROMPT_TOKENS + NEW_TOKENS / 2, sequences=8)
 
-    with Engine(args.model, cut, fabric, limits=limits, dtype="bf16", trace=args.bubble) as engine:
-        if args.bubble:
-            print("READY", flush=True)
-            print("RESULT", json.dumps(bubble(engine)), flush=True)
-            return
+    with Engine(args.model, cut, fabric, limits=limits, dtype="bf16") as engine:
 
         def run(prompts: list[list[int]], tokens: int) -> list[list[int]]:
             asked = [Prompt(tuple(prompt), tokens) for prompt in prompts]
@@ -73,18 +67,6 @@ def main() -> None:
         versions = [f"wirecut {__version__}", f"torch {torch.__version__}"]
         batches = () if args.crowd_only else BATCHES
         measure(run, load_s=engine.load_s, versions=versions, batches=batches, crowd=crowd)
-
-
-def bubble(engine: Engine) -> dict[str, float]:
-    """Share of the time that stages wait for one another while they write for 16, and the share
-    that filling and emptying the pipeline once takes: (p - 1) / (m + p - 1) with m steps.
-    """
-    prompts = [Prompt(tuple(each), NEW_TOKENS) for each in random_prompts(max(BATCHES))]
-    engine.generate(prompts)
-    totals = engine.finish()
-    more, steps = engine.cut.layout.pp - 1, totals.replicas[0].forwards
-    waits = totals.timeline.bubble_fraction or 0.0
-    return {"bubble": round(waits, 4), "bubble_by_rule": round(more / (steps + more), 4)}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -76,19 +76,22 @@ def main() -> None:
     args = parser.parse_args()
     kept = HERE / "wires.json"
     if not args.render:
-        kept.write_text(json.dumps(measured(args), indent=1) + "\n")
+        for found in measured(args):
+            kept.write_text(json.dumps(found, indent=1) + "\n")
     (HERE / "wires.md").write_text(page(json.loads(kept.read_text())))
 
 
-def measured(args: argparse.Namespace) -> dict[str, Any]:
-    """Every run: wire, split, engine, users, tokens a second."""
-    began, runs = datetime.now(UTC).isoformat(timespec="minutes"), []
+def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Every run so far, after each start of an engine: wire, split, users, tokens a second. Every
+    second pass begins with vLLM.
+    """
+    found: dict[str, Any] = {"began": now(), "machine": machine(), "runs": []}
     fabrics = {wire.name: fabric_of(wire) for wire in args.wires}
     engines = {"wirecut": run_wirecut, "vLLM": run_vllm}
     for number in range(args.passes):
         for wire in args.wires:
             for split in map(parse_layout, SPLITS):
-                for name, run in engines.items():
+                for name, run in list(engines.items())[:: 1 - 2 * (number % 2)]:
                     wait_for_quiet(PATIENCE_S)
                     with (
                         hosts_of(wire) as hosts,
@@ -98,10 +101,14 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
                         for users in USERS * args.rounds:
                             rate = round(ask(users), 1)
                             cell = {"wire": wire.name, "split": str(split), "users": users}
-                            runs.append({"engine": name, "pass": number + 1, **cell, "tok_s": rate})
+                            told = {"engine": name, "pass": number + 1, **cell, "tok_s": rate}
+                            found["runs"].append(told)
                             print(name, *cell.values(), rate, flush=True)
-    ended = datetime.now(UTC).isoformat(timespec="minutes")
-    return {"began": began, "ended": ended, "machine": machine(), "runs": runs}
+                    yield {**found, "ended": now()}
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="minutes")
 
 
 def fabric_of(wire: LabWire) -> Fabric:
@@ -189,13 +196,11 @@ def process(command: list[str], settings: dict[str, str], log: Any) -> Iterator[
         yield
     finally:
         os.killpg(started.pid, signal.SIGTERM)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             started.wait(20)
-        finally:
-            with ExitStack() as gone:
-                gone.callback(started.wait)
-                if started.poll() is None:
-                    os.killpg(started.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # workers may outlive the process that started them
+            os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
 
 
 def wait_until_ready(python: list[str], url: str, log: Any) -> None:

@@ -63,7 +63,8 @@ class Batching:
     `in_flight`: batches a pipeline keeps in flight, as a share of its stages beyond the first; 1 is
     dealt evenly. `handoffs`: hidden states a boundary sends per token (2: the residual apart).
     `reserves`: a request starts only where room for its whole answer is left. A pipeline's stages
-    share prompts out in chunks of at least `min_chunk_tokens`; 0: they are not shared out.
+    share prompts out, `chunks_per_stage` chunks each of at least `min_chunk_tokens`; 0: they are
+    not shared out.
     """
 
     mixes: bool = True
@@ -73,6 +74,7 @@ class Batching:
     handoffs: int = 1
     reserves: bool = True
     min_chunk_tokens: int = 0
+    chunks_per_stage: int = 1
     block_tokens: int = 16
 
 
@@ -138,7 +140,7 @@ WIRECUT = EngineProfile(
         ops_per_sequence=2,
         request_ops=60,
     ),
-    batching=Batching(block_tokens=32, min_chunk_tokens=64),
+    batching=Batching(block_tokens=32, min_chunk_tokens=64, chunks_per_stage=2),
     exchange="all-to-all",
 )
 # Defaults as its documentation gives them: a budget of 2,048 tokens below 70 GB, 8,192 from there,

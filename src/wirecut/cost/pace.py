@@ -178,7 +178,8 @@ def chunk_rows(replica: Replica, waiting_tokens: int) -> int:
     )
     share = waiting_tokens
     if pp > 1 and batching.min_chunk_tokens:
-        share = max(batching.min_chunk_tokens, -(-waiting_tokens // pp))
+        chunks = batching.chunks_per_stage * pp
+        share = max(batching.min_chunk_tokens, -(-waiting_tokens // chunks))
     return min(limits.max_batched_tokens, share)
 
 

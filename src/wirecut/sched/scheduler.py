@@ -47,6 +47,7 @@ class Scheduler:
         block_tokens: int = 32,
         max_in_flight: int = 1,
         min_chunk_tokens: int = 64,
+        chunks_per_stage: int = 2,
         max_positions: int | None = None,
         attention_tokens: float = inf,
         prefix_cache: bool = True,
@@ -58,6 +59,7 @@ class Scheduler:
         self.max_seqs = max_seqs
         self.max_in_flight = max_in_flight
         self.min_chunk_tokens = min_chunk_tokens
+        self.chunks_per_stage = chunks_per_stage
         self.max_positions = num_blocks * block_tokens if max_positions is None else max_positions
         for name in (
             "block_tokens",
@@ -65,6 +67,7 @@ class Scheduler:
             "max_seqs",
             "max_in_flight",
             "min_chunk_tokens",
+            "chunks_per_stage",
         ):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, expected at least 1")
@@ -202,8 +205,9 @@ class Scheduler:
 
     def _room(self, decodes: list[Entry]) -> Room:
         """What is left for prompts beside `decodes` of the budget, which is the weight of a full
-        first chunk. With more steps out at once it is an even share of all prompts, so that stages
-        work on prompts side by side, but never less than `min_chunk_tokens`.
+        first chunk. With more steps out at once it is a share of all prompts, `chunks_per_stage` of
+        them for each step that may be out, so that stages work on prompts side by side and later
+        ones begin soon, but never less than `min_chunk_tokens`.
         """
         budget = self.max_batched_tokens
         room = Room(self.weights, budget, self.weights.of(0, budget))
@@ -212,7 +216,8 @@ class Scheduler:
         if self.max_in_flight > 1:
             prompts = (*self._prefilling, *self._waiting)
             behind = sum(self.weights.of(r.next_position, r.num_behind) for r in prompts)
-            share = max(self.min_chunk_tokens, ceil(behind / self.max_in_flight))
+            chunks = self.chunks_per_stage * self.max_in_flight
+            share = max(self.min_chunk_tokens, ceil(behind / chunks))
             room.weight = min(room.weight, share)
         return room
 
