@@ -16,7 +16,6 @@ from protocol import (
     PROMPT_TOKENS,
     WRITER_TOKENS,
     measure,
-    random_prompts,
 )
 
 from wirecut.api import pricing_of
