@@ -12,7 +12,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # pip compiles what it copies, not what it links to, and where bytecode may not be written every start would compile again; the C kernels are compiled here too.
 COMPILE = $(BIN)/python -m compileall -q src && $(BIN)/python -c 'import torch; from wirecut.machine import native; native.load()'
 
-.PHONY: demo test check format matrix bench-peers clean
+.PHONY: demo test check format matrix bench-peers bench-wires bench-pipeline clean
 
 demo: .venv/engine.stamp  ## probe, plan, generate, and predicted beside measured
 	$(BIN)/python examples/demo.py
@@ -44,6 +44,13 @@ GGUF = $(if $(LLAMACPP_PYTHON),$(PEERS)/model.gguf)
 bench-peers: .venv/dev.stamp $(PEERS)/model/config.json $(GGUF)  ## a table of tokens/s, and its README.md
 	$(BIN)/python benchmarks/peers/compare.py --rounds $(ROUNDS) --model $(PEERS)/model \
 		--vllm-python "$(VLLM_PYTHON)" --llamacpp-python "$(LLAMACPP_PYTHON)" $(if $(GGUF),--gguf $(GGUF)) $(ARGS)
+
+bench-wires: .venv/dev.stamp $(PEERS)/model/config.json  ## the same over shaped wires, beside vLLM; root
+	$(BIN)/python benchmarks/peers/wires.py --model $(PEERS)/model --vllm-python "$(VLLM_PYTHON)" $(ARGS)
+
+bench-pipeline: .venv/dev.stamp $(PEERS)/model/config.json  ## bubbles, measured and by arithmetic
+	@mkdir -p build
+	$(BIN)/python benchmarks/pipeline.py $(PEERS)/model > build/pipeline.md && mv build/pipeline.md benchmarks/pipeline.md
 
 $(PEERS)/model/config.json: | .venv/dev.stamp
 	$(BIN)/python benchmarks/peers/make_model.py $(PEERS)/model

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """The bubble of pipelines, measured and by arithmetic, and their throughput beside replicas'.
 
-    python benchmarks/peers/make_model.py build/peers/model
-    python benchmarks/pipeline.py build/peers/model > benchmarks/pipeline.md
+    make bench-pipeline
 
 A stage's seconds are what it worked on a step: all but its waits for other stages. Prompts are
 random tokens, all there at the start. The arithmetic lets every stage work its own seconds on each
@@ -39,7 +38,7 @@ def main() -> None:
     print(f"# Pipelines: the bubble, and throughput beside replicas\n\n{now()}, ", end="")
     print(f"{len(usable_cores())} cores of {cpu_name()}; {args.model.name}, {USERS} sequences, ")
     print(f"{INPUT} tokens in, {OUTPUT} out, the median of {ROUNDS} rounds.")
-    print("`python benchmarks/pipeline.py build/peers/model`\n")
+    print("`make bench-pipeline`\n")
     print(
         "Bubble: of the time in which steps were under way, what a stage waited for another. Even"
     )

@@ -249,7 +249,7 @@ Behind vLLM: {"; ".join(misses) or "nowhere"}.
 
 {table(lines)}
 
-`python benchmarks/peers/wires.py --model build/peers/model --vllm-python P`, as root.
+`make bench-wires VLLM_PYTHON=...`, as root.
 """
 
 
