@@ -47,12 +47,6 @@ class ThreadGroup:
         parts = self._exchange(x)
         return x.copy_(sum(parts[1:], start=parts[0]))
 
-    def runs(self, num_bytes: int) -> bool:
-        return False
-
-    def run(self, running: object) -> None:
-        raise NotImplementedError
-
     def gather(self, x: torch.Tensor) -> torch.Tensor | None:
         parts = self._exchange(x)
         return torch.cat(parts, 1) if self.rank == 0 else None

@@ -15,8 +15,9 @@ from wirecut.engine.models.build import build_stage
 from wirecut.engine.models.fused import FusedHalves
 from wirecut.engine.models.known import read_style
 from wirecut.engine.models.stage import Stage
-from wirecut.engine.trace import Log, watch
+from wirecut.engine.trace import Log, watch, watch_inside
 from wirecut.engine.weights import SliceReader
+from wirecut.engine.wiring import WATCHED, WATCHED_INSIDE
 from wirecut.errors import RankFailed
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut
@@ -124,8 +125,7 @@ def test_ranks_sum_inside_as_they_do_outside(tmp_path: Path, tp: int) -> None:
     """The same logits, the same count of calls and bytes, and a span for each sum."""
     folder = write_random(tmp_path, "qwen3", **SIZES, use_sliding_window=False)
     logs = [Log(1000) for _ in range(tp)]
-    watched = {"all_reduce": "all-reduce", "run": "all-reduce"}
-    comms = [Comm(watch(g, log, watched)) for g, log in zip(groups(tp), logs, strict=True)]
+    comms = [_watched(group, log) for group, log in zip(groups(tp), logs, strict=True)]
     stages = [stage_of(folder, tp=tp, rank=i, comm=comm) for i, comm in enumerate(comms)]
     assert all(len(stage.steps) == 1 for stage in stages)
     found = []
@@ -145,7 +145,7 @@ def test_ranks_sum_inside_as_they_do_outside(tmp_path: Path, tp: int) -> None:
 def test_a_rank_that_does_not_come_is_named(tmp_path: Path) -> None:
     folder = write_random(tmp_path, "llama", **SIZES, **changes("llama"))
     mine = groups(2, deadline_s=0.2)[0]
-    stage = stage_of(folder, tp=2, comm=Comm(mine))
+    stage = stage_of(folder, tp=2, comm=Comm(mine, mine))
     batch = batch_of(stage, STEPS["prompts"])
     at_first_half = r"rank 1 \(tp of stage 0: all-reduce number 1\) did not come within 0 s"
     with torch.inference_mode(), pytest.raises(RankFailed, match=at_first_half):
@@ -155,3 +155,9 @@ def test_a_rank_that_does_not_come_is_named(tmp_path: Path) -> None:
 def _at(stage: Stage, batch: Batch) -> Forward:
     turns = tuple((cos[batch.positions_T], sin[batch.positions_T]) for cos, sin in stage.tables)
     return Forward(batch, stage.tp, turns)
+
+
+def _watched(group: ShmGroup, log: Log) -> Comm:
+    """As `engine.wiring` makes it."""
+    outside = watch(group, log, WATCHED["tp"])
+    return Comm(outside, watch_inside(group, log, WATCHED_INSIDE))

@@ -1,8 +1,9 @@
 """Communication as an object handed in: it counts calls and payload bytes by axis, whatever carries
 them.
 
-    tp = Comm(transport)       # transport: ShmGroup or TorchGroup
-    tp = Comm(None)            # a group of one: nothing to do or to count
+    tp = Comm(torch_group)         # what carries its collectives
+    tp = Comm(shm_group, shm_group)    # where native code may do all-reduces by itself
+    tp = Comm(None)                # a group of one: nothing to do or to count
 
 What is counted is what `cost` calls `wire_bytes`: the bytes handed to a collective, once per group,
 independent of the algorithm that carries them.
@@ -22,11 +23,14 @@ class Transport(Protocol):
     """What carries the collectives of one group."""
 
     size: int
-    rank: int | None
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor: ...
 
     def gather(self, x: torch.Tensor) -> torch.Tensor | None: ...
+
+
+class NativeGroup(Protocol):
+    """A group whose all-reduces native code can do while it runs; see `machine.shm`."""
 
     def runs(self, num_bytes: int) -> bool: ...
 
@@ -50,13 +54,15 @@ class Count:
 
 
 class Comm:
-    """The tensor-parallel group as one rank sees it."""
+    """The tensor-parallel group as one rank sees it. `native_halves`: halves of layers that native
+    code ran, counted whatever the size.
+    """
 
-    def __init__(self, transport: Transport | None) -> None:
+    def __init__(self, transport: Transport | None, native: NativeGroup | None = None) -> None:
         self.size = transport.size if transport else 1
-        self.rank = (transport.rank or 0) if transport else 0
         self.count = Count()
-        self._transport = transport
+        self.native_halves = 0
+        self._transport, self._native = transport, native
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """Sum `x` over the group, in place."""
@@ -67,15 +73,23 @@ class Comm:
 
     def runs(self, num_bytes: int) -> bool:
         """Whether native code can do all-reduces of so many bytes by itself."""
-        return self._transport is None or self._transport.runs(num_bytes)
+        if self._native is None:
+            return self.size == 1
+        return self._native.runs(num_bytes)
 
     def run(self, running: Running) -> None:
         """Run native code that does its all-reduces by itself."""
-        if self._transport is None:
+        self.native_halves += len(running)
+        if self._native is None:
             running(None)
             return
         self.count.add(running.num_bytes, calls=len(running))
-        self._transport.run(running)
+        self._native.run(running)
+
+    def reset(self) -> None:
+        """Count from zero."""
+        self.count.reset()
+        self.native_halves = 0
 
     def gather(self, x: torch.Tensor) -> torch.Tensor | None:
         """`x` (rows, columns) of every rank side by side on the first rank; None elsewhere."""

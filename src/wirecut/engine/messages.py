@@ -132,7 +132,8 @@ class CountedExperts(msgspec.Struct, frozen=True):
 class Counted(msgspec.Struct, frozen=True, tag="counted"):
     """A rank's last words: calls and payload bytes by axis, counted where its group counts, its
     forwards, and its spans as `trace.Log` packs them, on a clock that is ahead of rank 0's by
-    `clock_ahead_ns`. `joined` are forwards of other replicas that it only exchanged tokens in.
+    `clock_ahead_ns`. `joined` are forwards of other replicas that it only exchanged tokens in,
+    `native_halves` the halves of layers that native code ran in one call, over all forwards.
     """
 
     calls: dict[str, int]
@@ -144,6 +145,7 @@ class Counted(msgspec.Struct, frozen=True, tag="counted"):
     spans: bytes
     clock_ahead_ns: int
     joined: int
+    native_halves: int
     experts: CountedExperts
 
 

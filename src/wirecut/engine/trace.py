@@ -33,12 +33,11 @@ WHATS: tuple[What, ...] = get_args(What)
 COLUMNS = 6  # of a span: what, begin, end, then step id, tokens and decodes, or bytes and zeros
 ROUTINE_SPANS = 20_000  # kept by every rank of every run: 1 MB, hundreds of steps
 TRACED_SPANS = 2_000_000  # kept for a trace: 100 MB
-RUN_INSIDE = ("run",)  # methods that run what does many calls of the wire, and times them itself
 
 Wire = TypeVar("Wire")
 
 
-class Running(Protocol):
+class TimesItself(Protocol):
     """Something that takes times itself: begin and end of each call, of `num_bytes` each."""
 
     times: Iterable[int]
@@ -81,7 +80,7 @@ class Log:
         """`call` of something that runs and takes the times itself, with a span for each."""
         number, note = WHATS.index(what), self.note
 
-        def timed(running: Running) -> None:
+        def timed(running: TimesItself) -> None:
             call(running)
             rows, times = [], iter(running.times)
             for begin, end in zip(times, times, strict=True):
@@ -150,11 +149,9 @@ class Off:
 
 
 class _Watched:
-    def __init__(self, wire: object, log: Log | Off, calls: Mapping[str, What]) -> None:
+    def __init__(self, wire: object, methods: dict[str, Callable[..., Any]]) -> None:
         self._wire = wire
-        for method, what in calls.items():
-            timed = log.timed_inside if method in RUN_INSIDE else log.timed
-            setattr(self, method, timed(what, getattr(wire, method)))
+        self.__dict__ |= methods
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wire, name)
@@ -162,4 +159,16 @@ class _Watched:
 
 def watch(wire: Wire, log: Log | Off, calls: Mapping[str, What]) -> Wire:
     """`wire` with a span for each of the methods in `calls`; None stays None."""
-    return wire if wire is None else cast(Wire, _Watched(wire, log, calls))
+    return _watched(wire, log.timed, calls)
+
+
+def watch_inside(wire: Wire, log: Log | Off, calls: Mapping[str, What]) -> Wire:
+    """The same of methods that run what makes many calls of the wire and times them itself."""
+    return _watched(wire, log.timed_inside, calls)
+
+
+def _watched(wire: Wire, timed: Callable[..., Callable[..., Any]], calls: Mapping[str, What]):
+    if wire is None:
+        return wire
+    methods = {name: timed(what, getattr(wire, name)) for name, what in calls.items()}
+    return cast(Wire, _Watched(wire, methods))

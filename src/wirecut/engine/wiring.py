@@ -12,7 +12,7 @@ from wirecut.engine.comm import Comm, HandOff, SharedHandOff, SocketHandOff
 from wirecut.engine.exchange import ExpertComm
 from wirecut.engine.rounds import PairsGather, Rounds
 from wirecut.engine.talk import SharedBytes, SocketBytes
-from wirecut.engine.trace import Log, Off, What, watch
+from wirecut.engine.trace import Log, Off, What, watch, watch_inside
 from wirecut.engine.wired import Wired, leader_ranks, replica_ranks
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Limits
@@ -33,7 +33,7 @@ STEP_BYTES, STEP_BYTES_PER_TOKEN, STEP_BYTES_PER_SEQ = 4096, 12, 256
 STEP_BYTES_PER_KV_TOKEN = 5 / 16
 # What is timed of each wire.
 WATCHED: dict[str, dict[str, What]] = {
-    "tp": {"all_reduce": "all-reduce", "run": "all-reduce", "gather": "logits gather"},
+    "tp": {"all_reduce": "all-reduce", "gather": "logits gather"},
     "experts": {"all_to_all_rows": "rows to experts"},
     "leaders": {"all_gather": "wait for other replicas"},
     "incoming": {"receive": "receive from the stage before"},
@@ -41,6 +41,7 @@ WATCHED: dict[str, dict[str, What]] = {
     "steps": {"receive": "wait for a step"},
     "tokens": {"receive": "wait for tokens"},
 }
+WATCHED_INSIDE: dict[str, What] = {"run": "all-reduce"}  # of native code
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,9 @@ def connect(
     parts |= {
         name: watch(parts[name], log, calls) for name, calls in WATCHED.items() if name in parts
     }
+    native = watch_inside(parts.get("native tp"), log, WATCHED_INSIDE)
     return Wires(
-        tp=Comm(parts.get("tp")),
+        tp=Comm(parts.get("tp"), native),
         experts=ExpertComm(
             layout,
             index=layout.stage_ranks(layout.coord(rank)["pp"]).index(rank),
@@ -178,6 +180,8 @@ def _shared_parts(arena: Arena, shape: _Shape, rank: int | None) -> Iterator[tup
         )
         if here is not None:
             yield what, made
+            if what == "tp":
+                yield "native tp", made
     for replica, kind in enumerate(shape.wired.replicas):
         if kind == "shm":
             yield from _shared_replica(arena, shape, replica, rank)

@@ -145,7 +145,8 @@ class Rank:
         self.joined = 0
         wires = self.wires
         wires.experts.reset()
-        for talks in (wires.tp, wires.incoming, wires.outgoing):
+        wires.tp.reset()
+        for talks in (wires.incoming, wires.outgoing):
             if talks:
                 talks.count.reset()
         self.log.clear()
@@ -228,6 +229,7 @@ class Rank:
             spans=self.log.packed(),
             clock_ahead_ns=wires.clock_ahead_ns,
             joined=self.joined,
+            native_halves=wires.tp.native_halves,
             experts=wires.experts.counted(),
         )
 

@@ -270,12 +270,12 @@ def _small_halves() -> Callable[[], object]:
     attention.keys = attention.values = cache_KSD.data_ptr()
     attention.heads = attention.kv_heads = heads
     attention.head_dim, attention.places = dim, BLOCK
-    chain = halves.Halves(
+    chain = halves.NativeHalves(
         [attention, mlp] * (HALVES // 2), hidden=width, kept=(norm, qkv, wide, back, cache_KSD)
     )
     x_TE, turn_TD = torch.ones(1, width, dtype=bf16), torch.ones(1, dim, dtype=bf16)
     where = _Attend(1, 20, torch.device("cpu")).where
-    rows = halves.Rows(((turn_TD, turn_TD),), torch.tensor([3]), where, None)
+    rows = halves.Rows((turn_TD, turn_TD), torch.tensor([3]), where, None)
     return lambda: chain.over(x_TE, rows)(None)
 
 

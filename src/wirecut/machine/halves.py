@@ -1,8 +1,8 @@
 """Halves of layers in one call of native code: Python's share of a step of few rows is a tenth.
 
-    halves = Halves([Half(norm=..., into=..., back=...), ...], hidden=1024, kept=tensors)
+    halves = NativeHalves([half_of(norm_E, 1e-5, qkv, o), ...], hidden=1024, kept=tensors)
     if halves.take(x_TE, rows):
-        tp.run(halves.over(x_TE, rows))         # x_TE holds the result
+        tp.run(halves.over(x_TE, rows))     # x_TE holds the result
 
 A half is x + reduce(part(norm(x))); see c/halves.c. Shapes: T rows, E hidden, D dims that turn.
 """
@@ -18,19 +18,18 @@ from wirecut.machine import kernels, native
 from wirecut.machine.kernels import PackedLinear
 from wirecut.machine.paged import Paged, takes_block, takes_prompt
 
-MOST_ROPES = 2  # as c/halves.c has it
 Turn = tuple[torch.Tensor, torch.Tensor]
 
 
-class Half(ctypes.Structure):
+class NativeHalf(ctypes.Structure):
     """One half; see c/halves.c."""
 
     _fields_ = (
         *((name, c_void_p) for name in ("norm", "into", "into_bias", "back", "head_norms")),
-        *((name, c_void_p) for name in ("keys", "values", "sinks")),
+        *((name, c_void_p) for name in ("keys", "values")),
         *((name, c_long) for name in ("into_outs", "back_ins")),
-        *((name, c_long) for name in ("heads", "kv_heads", "head_dim", "places", "window", "rope")),
-        *((name, c_float) for name in ("eps", "head_eps", "scale", "cap")),
+        *((name, c_long) for name in ("heads", "kv_heads", "head_dim", "places", "window")),
+        *((name, c_float) for name in ("eps", "head_eps", "scale")),
     )
 
 
@@ -49,20 +48,19 @@ class Step(ctypes.Structure):
 
     _fields_ = (
         *((name, c_void_p) for name in ("x", "normed", "wide", "narrow", "part")),
-        *((name, c_void_p * MOST_ROPES) for name in ("cosines", "sines")),
-        *((name, c_void_p) for name in ("slots", "prompt_counts", "times")),
+        *((name, c_void_p) for name in ("cosines", "sines", "slots", "prompt_counts", "times")),
         *((name, native.Attention) for name in ("decodes", "prompts")),
         *((name, c_long) for name in ("rows", "hidden", "turning", "half", "waiting")),
     )
 
 
-def half_of(norm_E: torch.Tensor, eps: float, into: PackedLinear, back: PackedLinear) -> Half:
+def half_of(norm_E: torch.Tensor, eps: float, into: PackedLinear, back: PackedLinear) -> NativeHalf:
     """A gated MLP between these products, which have panels; with keys and values set, attention.
     Its tensors are to be kept.
     """
     assert into.panels is not None
     assert back.panels is not None
-    return Half(
+    return NativeHalf(
         norm=norm_E.data_ptr(),
         eps=eps,
         into=into.panels.data_ptr(),
@@ -75,11 +73,11 @@ def half_of(norm_E: torch.Tensor, eps: float, into: PackedLinear, back: PackedLi
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What a step's rows are: their turns by rope, the places of their keys, and the sequences of
-    one row and of many.
+    """What a step's rows are: their turns, the places of their keys, and the sequences of one row
+    and of many.
     """
 
-    turns: Sequence[Turn]
+    turn: Turn
     slots_T: torch.Tensor
     decodes: Paged | None
     prompts: Paged | None
@@ -92,7 +90,7 @@ class Running:
     """
 
     def __init__(
-        self, halves: ctypes.Array[Half], step: Step, kept: object, num_bytes: int
+        self, halves: ctypes.Array[NativeHalf], step: Step, kept: object, num_bytes: int
     ) -> None:
         self._halves, self._step, self._kept = halves, step, kept
         self.num_bytes = num_bytes
@@ -107,33 +105,28 @@ class Running:
         return native.load().run_halves(self._halves, len(self._halves), byref(self._step), at)
 
 
-class Halves:
+class NativeHalves:
     """Halves one behind the other, in bf16. `kept`: whatever holds the memory that they name."""
 
-    def __init__(self, halves: Sequence[Half], *, hidden: int, kept: object) -> None:
-        self._array, self._kept, self._hidden = (Half * len(halves))(*halves), kept, hidden
+    def __init__(self, halves: Sequence[NativeHalf], *, hidden: int, kept: object) -> None:
+        self._array, self._kept, self._hidden = (NativeHalf * len(halves))(*halves), kept, hidden
         self._wide = max(half.into_outs for half in halves)
         self._narrow = max(half.back_ins for half in halves)
         self._head_dim = max(half.head_dim for half in halves)
 
-    def __len__(self) -> int:
-        return len(self._array)
-
     def take(self, x_TE: torch.Tensor, rows: Rows) -> bool:
         """Whether they can run over these rows."""
-        cos_TD = rows.turns[0][0]
         return (
             kernels.fits(x_TE, self._hidden)
             and x_TE.dtype == torch.bfloat16
-            and cos_TD.shape[1] % (2 * kernels.LANES) == 0
-            and all(cos.shape == cos_TD.shape for cos, _ in rows.turns)
+            and rows.turn[0].shape[1] % (2 * kernels.LANES) == 0
             and (rows.decodes is None or takes_block(rows.decodes.block_tokens))
             and (rows.prompts is None or takes_prompt(self._head_dim, rows.prompts.block_tokens))
         )
 
     def over(self, x_TE: torch.Tensor, rows: Rows) -> Running:
         """These halves over the rows `x_TE`, which hold the result when it is done."""
-        count, hidden = x_TE.shape
+        (count, hidden), (cos_TD, sin_TD) = x_TE.shape, rows.turn
         scratch = x_TE.new_empty(count * (2 * hidden + self._wide + self._narrow))
         normed = scratch.data_ptr()
         part = normed + 2 * count * hidden
@@ -144,16 +137,16 @@ class Halves:
             part=part,
             wide=wide,
             narrow=wide + 2 * count * self._wide,
+            cosines=cos_TD.data_ptr(),
+            sines=sin_TD.data_ptr(),
             slots=rows.slots_T.data_ptr(),
             decodes=_sequences(rows.decodes),
             prompts=_sequences(rows.prompts),
             prompt_counts=rows.prompts.counts_N.data_ptr() if rows.prompts else None,
             rows=count,
             hidden=hidden,
-            turning=rows.turns[0][0].shape[1],
+            turning=cos_TD.shape[1],
         )
-        for i, (cos_TD, sin_TD) in enumerate(rows.turns):
-            step.cosines[i], step.sines[i] = cos_TD.data_ptr(), sin_TD.data_ptr()
         return Running(self._array, step, (scratch, x_TE, rows), x_TE.nbytes)
 
 

@@ -266,13 +266,6 @@ class TorchGroup:
             dist.all_reduce(x, group=self._group)
         return x
 
-    def runs(self, num_bytes: int) -> bool:
-        """Native code cannot sum through sockets by itself."""
-        return False
-
-    def run(self, running: object) -> None:
-        raise NotImplementedError("see `runs`")
-
     def gather(self, x: torch.Tensor) -> torch.Tensor | None:
         """`x` (rows, columns) of every rank side by side, on the group's first rank; None
         elsewhere.

@@ -16,10 +16,9 @@ typedef struct {
     const bf16 *back;             // the product out of it
     const bf16 *head_norms;       // of queries and keys, by head; or none
     void *keys, *values;          // none: an MLP
-    const float *sinks;
     long into_outs, back_ins;
-    long heads, kv_heads, head_dim, places, window, rope;
-    float eps, head_eps, scale, cap;
+    long heads, kv_heads, head_dim, places, window;
+    float eps, head_eps, scale;
 } Half;
 
 // Ranks that share memory; see all_reduce. `round` is the last one that this rank was in.
@@ -29,17 +28,15 @@ typedef struct {
     long rank, size, round, spins;
 } Group;
 
-enum { MOST_ROPES = 2 };
-
 // What all halves of a step are told, and how far it has come: `half` is the next one, `waiting`
 // whether its part is computed and only its sum is missing. `times`: begin and end of every sum.
 typedef struct {
     bf16 *x, *normed, *wide, *narrow, *part;
-    const bf16 *cosines[MOST_ROPES], *sines[MOST_ROPES];
+    const bf16 *cosines, *sines;
     const int64_t *slots;
     const int32_t *prompt_counts;
     int64_t *times;
-    Attention decodes, prompts;  // the fields that do not depend on the half
+    Attention decodes, prompts; // the fields that do not depend on the half
     long rows, hidden, turning, half, waiting;
 } Step;
 
@@ -54,9 +51,9 @@ static Attention asked(const Half *h, const Step *s, Attention a)
 {
     long width = h->heads + 2 * h->kv_heads;
     a.queries = s->wide, a.out = s->narrow, a.query_stride = width * h->head_dim;
-    a.keys = h->keys, a.values = h->values, a.sinks = h->sinks;
+    a.keys = h->keys, a.values = h->values;
     a.heads = h->heads, a.kv_heads = h->kv_heads, a.head_dim = h->head_dim, a.places = h->places;
-    a.window = h->window, a.scale = h->scale, a.cap = h->cap;
+    a.window = h->window, a.scale = h->scale;
     return a;
 }
 
@@ -65,8 +62,7 @@ static void attention(const Half *h, const Step *s)
     long turned = h->heads + h->kv_heads, stride = (turned + h->kv_heads) * h->head_dim;
     if (h->head_norms)
         norm_heads(s->wide, h->head_norms, s->rows, stride, turned, h->head_dim, h->head_eps, 1);
-    rotate(s->wide, s->cosines[h->rope], s->sines[h->rope], s->rows, stride, turned, h->head_dim,
-           s->turning, 1);
+    rotate(s->wide, s->cosines, s->sines, s->rows, stride, turned, h->head_dim, s->turning, 1);
     const bf16 *keys = s->wide + h->heads * h->head_dim, *values = s->wide + turned * h->head_dim;
     keep(keys, h->keys, s->slots, s->rows, stride, h->kv_heads, h->head_dim, h->places, 1);
     keep(values, h->values, s->slots, s->rows, stride, h->kv_heads, h->head_dim, h->places, 1);
