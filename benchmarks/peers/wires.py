@@ -42,7 +42,7 @@ from wirecut.planner.cutting import cut_for
 HERE = Path(__file__).parent
 WIRES, SPLITS, USERS = "shm,1gbit,100mbit", ("tp2", "pp2"), (1, 8)
 PORT, STORE_PORT = 8123, 29611
-READY_S, PATIENCE_S = 240.0, 60.0
+READY_S, PATIENCE_S = 600.0, 60.0  # vLLM compiles at its first start
 LIMITS = Limits(
     max_batched_tokens=192,
     kv_tokens=2 * max(USERS) * (PROMPT_TOKENS + NEW_TOKENS),
