@@ -36,6 +36,6 @@ def home(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> P
     def start_ranks(*_: object, **__: object) -> None:
         raise Started
 
-    monkeypatch.setattr("wirecut.engine.engine.start_ranks", start_ranks)
+    monkeypatch.setattr("wirecut.engine.start.start_ranks", start_ranks)
     monkeypatch.setattr("wirecut.fabric.probe.start_ranks", start_ranks)
     return tmp_path

@@ -12,10 +12,7 @@ Imports no torch: the ranks do.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-
-import msgspec
 
 from wirecut.engine.hearing import Hearing
 from wirecut.engine.load import Load, read_load
@@ -24,27 +21,21 @@ from wirecut.engine.messages import (
     Counted,
     Dealt,
     Elsewhere,
-    FromRank,
-    Loaded,
-    Loading,
     Sampled,
     Stop,
     Submit,
-    Task,
     add_up,
 )
 from wirecut.engine.models.known import read_style
 from wirecut.engine.prompt import BLOCK_TOKENS, Answer, Prompt
+from wirecut.engine.start import device_name, find_places, start, wait_until_ready
 from wirecut.engine.text import Text, Writer
 from wirecut.engine.timeline import Timeline, read_timeline
-from wirecut.engine.trace import ROUTINE_SPANS, TRACED_SPANS
-from wirecut.engine.wired import choose_wires, leader_ranks
-from wirecut.errors import LayoutError, MissingExtra, ModelError, RankFailed, UsageError
-from wirecut.fabric.discover import cores_for
+from wirecut.engine.wired import leader_ranks
+from wirecut.errors import LayoutError, ModelError, RankFailed, UsageError
 from wirecut.fabric.fabric import Fabric
 from wirecut.layout.plan import Cut, Limits
 from wirecut.layout.rules import OWN_ENGINE, why_not, why_not_shares
-from wirecut.machine.ranks import Ranks, start_ranks
 from wirecut.machine.world import RankHost
 from wirecut.spec.checkpoint import check_checkpoint
 from wirecut.spec.held import as_held
@@ -111,35 +102,19 @@ class Engine:
             )
         if limits.kv_tokens < BLOCK_TOKENS:
             raise UsageError(f"kv_tokens is {limits.kv_tokens}, expected at least {BLOCK_TOKENS}")
-        places = _places(cut, fabric, hosts)
-        self._devices = [_device_name(fabric, device) for device in cut.placement]
+        places = find_places(cut, fabric, hosts)
+        self._devices = [device_name(fabric, device) for device in cut.placement]
         check_runnable(self.spec)
         read_style(folder, self.spec.architecture)  # complains before anything starts
         check_checkpoint(folder, self.spec)
         self._begin = time.monotonic()
-        self._ranks = _start(
-            folder, cut, fabric, limits, dtype, weights, keep_logits, trace, places
-        )
+        self._ranks = start(folder, cut, fabric, limits, dtype, weights, keep_logits, trace, places)
         try:
-            self.loaded = self._load(progress)
+            self.loaded = wait_until_ready(self._ranks, cut.layout.world_size, progress)
         except BaseException:
             self._ranks.stop()
             raise
         self.load_s = time.monotonic() - self._begin
-
-    def _load(self, progress: Callable[[int, int], None]) -> list[Loaded]:
-        loaded: dict[int, Loaded] = {}
-        seen: dict[int, Loading] = {}
-        while len(loaded) < self.cut.layout.world_size:
-            rank, message = self._ranks.next_message()
-            if isinstance(message, Loaded):
-                loaded[rank] = message
-            elif isinstance(message, Loading):
-                seen[rank] = message
-                per_rank = sum(each.of for each in seen.values()) / len(seen)
-                of = round(per_rank * self.cut.layout.world_size)
-                progress(sum(each.done for each in seen.values()), of)
-        return [loaded[rank] for rank in range(len(loaded))]
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """Serve `prompts` together and return their answers in order."""
@@ -264,74 +239,3 @@ def check_runnable(spec: ModelSpec) -> None:
     """Raise ModelError for what this version plans and does not run."""
     if reason := why_not_run(spec):
         raise ModelError(reason)
-
-
-def _start(
-    folder: Path,
-    cut: Cut,
-    fabric: Fabric,
-    limits: Limits,
-    dtype: str,
-    weights: str,
-    keep_logits: bool,
-    trace: bool,
-    places: Sequence[RankHost],
-) -> Ranks:
-    if find_spec("torch") is None or find_spec("safetensors") is None:
-        raise MissingExtra("engine", "running a model")
-    wired = choose_wires(cut, fabric)
-    devices = [_torch_device(fabric, device) for device in cut.placement]
-    most_spans = TRACED_SPANS if trace else 0 if wired.gpus else ROUTINE_SPANS
-    task = Task(
-        folder=str(folder),
-        dtype=dtype,
-        cut=cut,
-        devices=devices,
-        wired=wired,
-        limits=limits,
-        block_tokens=BLOCK_TOKENS,
-        keep_logits=keep_logits,
-        most_spans=most_spans,
-        weights=weights,
-    )
-    cpus = [cores_for(fabric.devices[device]) for device in cut.placement]
-    payload = msgspec.msgpack.encode(task)
-    return start_ranks(
-        "wirecut.engine.worker",
-        [payload] * cut.layout.world_size,
-        cpus,
-        accepts=FromRank,
-        hosts=places,
-    )
-
-
-def _places(cut: Cut, fabric: Fabric, hosts: Sequence[RankHost]) -> list[RankHost]:
-    """Where each rank runs; empty: all here. Raises UsageError for hosts that cannot be reached."""
-    names = [fabric.devices[device].host for device in cut.placement]
-    known = {host.name: host for host in hosts}
-    if missing := sorted(set(names) - set(known)):
-        if known or len(missing) > 1:
-            raise UsageError(
-                f"{cut.layout} lies on hosts {', '.join(sorted(set(names)))}: this version starts "
-                "ranks on one host. Plan on a fabric of one, or choose a layout that fits it"
-            )
-        return []
-    return [known[name] for name in names]
-
-
-def _torch_device(fabric: Fabric, device: int) -> str:
-    """A GPU by its place among its host's, or the CPU."""
-    if fabric.devices[device].kind != "gpu":
-        return "cpu"
-    host = fabric.devices[device].host
-    gpus = [each.id for each in fabric.devices if (each.host, each.kind) == (host, "gpu")]
-    return f"cuda:{gpus.index(device)}"
-
-
-def _device_name(fabric: Fabric, device: int) -> str:
-    """As in "cuda:3" or "cores 0, 1", with its host's name when there are others."""
-    cores = ", ".join(map(str, cores_for(fabric.devices[device])))
-    torch_name = _torch_device(fabric, device)
-    name = f"cores {cores}" if torch_name == "cpu" else torch_name
-    host = fabric.devices[device].host
-    return name if len({each.host for each in fabric.devices}) == 1 else f"{name} of {host}"

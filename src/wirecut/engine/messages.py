@@ -34,12 +34,20 @@ class Loading(msgspec.Struct, frozen=True, tag="loading"):
     of: int
 
 
+class Held(msgspec.Struct, frozen=True, tag="held"):
+    """A rank holds its slices, and waits for the others to hold theirs."""
+
+
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """A rank holds its slices and waits for work. `bytes_held`: its weights, as it keeps them."""
+    """A rank is ready and waits for work. `bytes_held`: its weights, as it keeps them."""
 
     bytes_read: int
     bytes_held: int
     seconds: float
+
+
+class Begin(msgspec.Struct, frozen=True, tag="begin"):
+    """Every rank of the job holds its slices: from now on they may wait for one another."""
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit", omit_defaults=True):
@@ -149,5 +157,5 @@ class Counted(msgspec.Struct, frozen=True, tag="counted"):
     experts: CountedExperts
 
 
-FromRank = Loading | Loaded | Sampled | Dealt | Counted
-ToRank = Submit | Cancel | Elsewhere | Stop
+FromRank = Loading | Held | Loaded | Sampled | Dealt | Counted
+ToRank = Begin | Submit | Cancel | Elsewhere | Stop

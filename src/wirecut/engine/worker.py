@@ -14,7 +14,7 @@ import torch
 
 from wirecut.engine.batch import build_batch
 from wirecut.engine.leader import Leader
-from wirecut.engine.messages import Counted, Draws, Loaded, Loading, Task, ToRank
+from wirecut.engine.messages import Begin, Counted, Draws, Held, Loaded, Loading, Task, ToRank
 from wirecut.engine.models.build import build_stage
 from wirecut.engine.models.known import read_style
 from wirecut.engine.room import check_room, held_by
@@ -26,6 +26,7 @@ from wirecut.engine.wiring import shared_bytes as wires_bytes
 from wirecut.errors import during
 from wirecut.fabric.host import free_memory_bytes
 from wirecut.layout.shards import padded_vocab
+from wirecut.machine.channel import Channel
 from wirecut.machine.host import RankProcess
 from wirecut.machine.shm import Arena
 from wirecut.sched.sampling import MOST_LOGPROBS
@@ -129,6 +130,7 @@ class Rank:
             ep=self.wires.experts,
             progress=lambda: process.channel.send(Loading(reader.tensors_done, len(reader))),
         )
+        _meet_others(process.channel)
         self._count_from_zero()
         self._warm_up()
         self._count_from_zero()
@@ -232,6 +234,15 @@ class Rank:
             native_halves=wires.tp.native_halves,
             experts=wires.experts.counted(),
         )
+
+
+def _meet_others(front: Channel) -> None:
+    """Return once every rank holds its slices: what ranks do together has deadlines, loading none.
+    Should one die meanwhile, the front ends them all.
+    """
+    front.send(Held())
+    begin = front.receive()
+    assert isinstance(begin, Begin)
 
 
 def _open_log(most_spans: int, device: torch.device) -> Log | Off:
