@@ -24,8 +24,9 @@ from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut, Limits
 from wirecut.layout.rules import OWN_ENGINE, why_not
 from wirecut.layout.shards import rank_bytes
+from wirecut.machine.coded import Coded
 from wirecut.machine.kernels import PackedLinear
-from wirecut.machine.quantized import Coded, Int4Linear, Int8Linear, coded_linear, kernel_group
+from wirecut.machine.quantized import Int4Linear, Int8Linear, KeptCodes, coded_linear, kernel_group
 from wirecut.spec.checkpoint import check_checkpoint
 from wirecut.spec.held import as_held
 from wirecut.spec.hf import read_config
@@ -112,6 +113,20 @@ def test_tokens_are_those_of_the_plain_model(quantised: tuple[Path, Path]) -> No
     assert packed[0] == made[0]
     for ours, theirs in zip(packed[1], made[1], strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_codes_that_stay_take_the_bytes_that_were_read_for_them(
+    quantised: tuple[Path, Path],
+) -> None:
+    """But for which group an input is in, which scales an output has, and the values of codes."""
+    reader = reader_of(quantised[0], 1, 0)
+    for name in LINEARS:
+        before = reader.bytes_read
+        coded = reader._coded(reader.layer(1)[f"{name}.weight"], None)
+        assert coded is not None
+        kept = KeptCodes(coded, torch.bfloat16, None).num_bytes
+        beside = 4 * sum(coded.codes_OI.shape) + 2 * 512
+        assert kept <= reader.bytes_read - before + beside, name
 
 
 @pytest.mark.parametrize("tp", [1, 2, 3])

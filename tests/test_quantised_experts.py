@@ -21,6 +21,7 @@ from wirecut.fabric.discover import assumed_fabric
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut
 from wirecut.layout.shards import rank_bytes
+from wirecut.machine.quantized import KeptCodes
 from wirecut.spec.checkpoint import check_checkpoint
 from wirecut.spec.hf import read_config
 from wirecut.spec.packing import packings
@@ -84,6 +85,7 @@ def test_every_code_and_scale_is_what_transformers_makes_of_it() -> None:
         Packed(packing, places), lambda name, region: stored[name][region], (0, 255), (7, 300)
     )
     assert torch.equal(coded.weight(FP32), wanted[:, 7:300])
+    assert KeptCodes(coded, FP32, None).num_bytes == 255 * (147 + 10) + 4 * 293 + 512
 
 
 @pytest.mark.parametrize("layout", [Layout(tp=2), Layout(tp=3), Layout(tp=4, ep=2)], ids=str)

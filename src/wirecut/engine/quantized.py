@@ -1,7 +1,7 @@
 """Quantised linears of a checkpoint: this rank's entries of each stored part, as codes and scales.
 
     coded = read_coded(packed, read, outputs=(0, 64), inputs=(128, 256))
-    product = coded_linear(coded, dtype)
+    weight_OI = coded.weight(dtype)
 
 `read(name, region)` gives entries of a stored tensor. Only those that tell of the slice are read,
 along whatever dimension is packed; what an int32 holds beyond the slice is dropped here.
@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import torch
 
-from wirecut.machine.quantized import Coded
+from wirecut.machine.coded import Coded
 from wirecut.spec.stored import Packed
 
 # The place within an int32 of each of eight outputs, as AutoAWQ's GEMM packing deals them.
 AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
-# Twice what the 16 codes of E2M1 say (OCP Microscaling Formats 1.0, table 5): whole numbers.
-TWICE_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+# What the 16 codes of E2M1 say (OCP Microscaling Formats 1.0, table 5); E4M3 has all of them.
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 
 Read = Callable[[str, tuple[int | slice, ...]], torch.Tensor]
 Span = tuple[int, int]  # first and one past the last
@@ -49,51 +49,49 @@ class _Slice:
     def awq(self) -> Coded:
         codes_OI = self._unpack(self._read("qweight"), 1, self._outputs, AWQ_PLACES).t()
         zeros_OG = self._unpack(self._read("qzeros"), 1, self._outputs, AWQ_PLACES).t()
-        scales_OG = self._read("scales").t().float()
+        scales_OG = self._read("scales").t()
         return Coded(codes_OI, scales_OG, zeros_OG, self._groups(self._inputs), 4)
 
     def gptq(self, *, behind: int) -> Coded:
         """`behind`: zero points are stored so much too small."""
         spans, group_I = self._groups_by_index("g_idx")
         codes_OI = self._unpack(self._read("qweight"), 0, self._inputs).t()
-        zeros_GO = self._unpack(self._read("qzeros", inputs=spans), 1, self._outputs)
-        zeros_OG = zeros_GO.t().to(torch.int16) + behind
-        scales_OG = self._read("scales", inputs=spans).t().float()
-        return Coded(codes_OI, scales_OG, zeros_OG, group_I, self._packing.bits)
+        zeros_OG = self._unpack(self._read("qzeros", inputs=spans), 1, self._outputs).t()
+        scales_OG = self._read("scales", inputs=spans).t()
+        return Coded(codes_OI, scales_OG, zeros_OG, group_I, self._packing.bits, base=behind)
 
     def packed(self) -> Coded:
         spans, group_I = self._groups_by_index("weight_g_idx")
         codes_OI = self._unpack(self._read("weight_packed"), 1, self._inputs)
-        scales_OG = self._read("weight_scale", inputs=spans).float()
+        scales_OG, bits = self._read("weight_scale", inputs=spans), self._packing.bits
         stored = self._optional("weight_zero_point", inputs=spans)
         if stored is None:
-            middle = 1 << (self._packing.bits - 1)
-            zeros_OG = torch.full_like(scales_OG, middle, dtype=torch.uint8)
-        else:
-            zeros_OG = self._unpack(stored, 0, self._outputs)
-        return Coded(codes_OI, scales_OG, zeros_OG, group_I, self._packing.bits)
+            return Coded(codes_OI, scales_OG, None, group_I, bits, base=1 << (bits - 1))
+        return Coded(codes_OI, scales_OG, self._unpack(stored, 0, self._outputs), group_I, bits)
 
     def plain(self) -> Coded:
         scale = self._packing.parts[1]
-        codes_OI, scales = self._read("weight"), self._read(scale.name).float()
+        codes_OI, scales = self._read("weight"), self._read(scale.name)
         if scale.name == "SCB":  # bitsandbytes keeps the largest value of a row, not its 127th
-            scales = scales[:, None] / 127.0
+            scales = scales[:, None].float() / 127.0
+        outs, ins = codes_OI.shape
         if scales.numel() == 1:
-            groups = torch.zeros(codes_OI.shape[1], dtype=torch.int64)
-            return Coded(codes_OI, scales.expand(codes_OI.shape[0], 1), None, groups, 8)
+            row_O, group_I = (torch.zeros(count, dtype=torch.int32) for count in (outs, ins))
+            return Coded(codes_OI, scales.view(1, 1), None, group_I, 8, row_O=row_O)
         per = dict(scale.spans)
-        rows = _entries(self._outputs, per["out"])
+        row_O = None if per["out"] == 1 else _entries(self._outputs, per["out"])
         group_I = _entries(self._inputs, per.get("in", 1 << 40))
-        return Coded(codes_OI, scales.view(scales.shape[0], -1)[rows], None, group_I, 8)
+        return Coded(codes_OI, scales.view(len(scales), -1), None, group_I, 8, row_O=row_O)
 
     def mxfp4(self) -> Coded:
-        values = torch.tensor(TWICE_E2M1, dtype=torch.int8)
+        values = torch.tensor(E2M1).to(torch.float8_e4m3fn).view(torch.uint8)
         both = torch.cartesian_prod(values, values).flip(1)  # of each byte, the low bits' first
         words = both.contiguous().view(torch.int16).flatten()
-        codes_OI = words[self._read("blocks").flatten(1).int()].view(torch.int8)
+        codes_OI = words[self._read("blocks").flatten(1).int()].view(torch.uint8)
         first, last = self._inputs
-        codes_OI = codes_OI.narrow(1, first % self._packing.group, last - first)
-        scales_OG = self._read("scales").view(torch.float8_e8m0fnu).float() / 2
+        codes_OI = codes_OI.narrow(1, first % self._packing.group, last - first).contiguous()
+        codes_OI = codes_OI.view(torch.float8_e4m3fn)
+        scales_OG = self._read("scales").view(torch.float8_e8m0fnu)
         return Coded(codes_OI, scales_OG, None, self._groups(self._inputs), 8)
 
     def _read(self, name: str, *, inputs: Span | None = None) -> torch.Tensor:
@@ -121,7 +119,7 @@ class _Slice:
             return self._inputs, self._groups(self._inputs)
         first, last = int(stored.min()), int(stored.max()) + 1
         size = self._packing.group
-        return (first * size, last * size), stored.to(torch.int64) - first
+        return (first * size, last * size), stored.int() - first
 
     def _unpack(
         self, words: torch.Tensor, dim: int, span: Span, places: tuple[int, ...] = ()
@@ -141,4 +139,4 @@ class _Slice:
 
 def _entries(span: Span, per: int) -> torch.Tensor:
     """For each of a span, which entry of its region tells of it, where one tells of `per`."""
-    return torch.arange(*span) // per - span[0] // per
+    return (torch.arange(*span) // per - span[0] // per).int()

@@ -19,8 +19,9 @@ from wirecut.engine.quantized import read_coded
 from wirecut.errors import ModelError
 from wirecut.layout.plan import Cut
 from wirecut.layout.shards import Slice, stage_tensors, tensor_slice
+from wirecut.machine.coded import Coded, stacked
 from wirecut.machine.kernels import Linear, PackedLinear
-from wirecut.machine.quantized import Coded, coded_linear, stacked
+from wirecut.machine.quantized import coded_linear
 from wirecut.spec.checkpoint import read_checkpoint
 from wirecut.spec.dtypes import FLOATS
 from wirecut.spec.held import as_held

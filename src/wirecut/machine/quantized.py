@@ -10,68 +10,20 @@ as long (4096 x 4096, a core of a Zen 4 server). In fp32 those kernels take 5 to
 fp32 weights, and codes are unpacked.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
+from wirecut.machine.coded import Bytes, Coded
 from wirecut.machine.kernels import Linear, PackedLinear
 
 KEPT = (torch.bfloat16, torch.float16)
 GROUPS = (256, 128, 64, 32)  # inputs that share a scale in torch's kernel for 4 bits
 OUTPUTS = 16  # whose multiples that kernel takes
 INPUTS = 16  # whose multiples the one for 8 bits takes
-SLAB_ELEMENTS = 1 << 24  # that are unpacked at a time where no kernel reads codes: 64 MB in fp32
-
-
-@dataclass(frozen=True, slots=True)
-class Coded:
-    """A weight (out, in): (codes[o, i] - zeros[o, g]) * scales[o, g] with g = group[i]. Codes are
-    unsigned, signed or fp8; `zeros` None is 0. G groups.
-    """
-
-    codes_OI: torch.Tensor
-    scales_OG: torch.Tensor
-    zeros_OG: torch.Tensor | None
-    group_I: torch.Tensor
-    bits: int
-
-    def to(self, device: torch.device) -> "Coded":
-        """The same on a device."""
-        zeros = None if self.zeros_OG is None else self.zeros_OG.to(device)
-        held = (self.codes_OI.to(device), self.scales_OG.to(device), zeros)
-        return Coded(*held, self.group_I.to(device), self.bits)
-
-    def weight(self, dtype: torch.dtype) -> torch.Tensor:
-        """The weight, computed in fp32."""
-        weight_OI = self.codes_OI.float()
-        if self.zeros_OG is not None:
-            weight_OI -= self.zeros_OG.index_select(1, self.group_I)
-        return weight_OI.mul_(self.scales_OG.index_select(1, self.group_I)).to(dtype)
-
-
-def stacked(parts: Sequence[Coded]) -> Coded | None:
-    """Weights above each other as one; None where there are none, or their inputs are grouped
-    differently.
-    """
-    if not parts:
-        return None
-    first = parts[0]
-    if any(
-        (one.bits, one.codes_OI.dtype, one.zeros_OG is None)
-        != (first.bits, first.codes_OI.dtype, first.zeros_OG is None)
-        or not torch.equal(one.group_I, first.group_I)
-        for one in parts
-    ):
-        return None
-    zeros = [one.zeros_OG for one in parts if one.zeros_OG is not None]
-    return Coded(
-        torch.cat([one.codes_OI for one in parts]),
-        torch.cat([one.scales_OG for one in parts]),
-        torch.cat(zeros) if zeros else None,
-        first.group_I,
-        first.bits,
-    )
+# That are unpacked at a time where no kernel reads codes. At once there are 10 bytes for each: its
+# code, weight and scale in fp32, and what is made of them: 160 MB.
+SLAB_ELEMENTS = 1 << 24
 
 
 class Int4Linear:
@@ -88,8 +40,8 @@ class Int4Linear:
         self._order_I = None if is_sorted else order_I
         codes_OI = coded.codes_OI if is_sorted else coded.codes_OI[:, order_I]
         groups = coded.group_I[order_I][::group]
-        scales_OG = coded.scales_OG.float()[:, groups]
-        zeros_OG = 0.0 if coded.zeros_OG is None else coded.zeros_OG.float()[:, groups]
+        scales_OG, zeros = coded.scales_OG[:, groups], coded.zeros_OG
+        zeros_OG = 0.0 if zeros is None else zeros[:, groups]
         pairs_OG2 = torch.stack([scales_OG, (8 - zeros_OG) * scales_OG], -1)
         missing = -self._outs % OUTPUTS
         pad = torch.nn.functional.pad
@@ -132,25 +84,25 @@ class Int8Linear:
 
 class KeptCodes:
     """x @ weight.T + bias on any device, whose weights are unpacked for each product, some outputs
-    at a time, and forgotten: the memory of the codes for several times a bf16 weight's traffic.
-    Codes of at most 16 different values are kept two to a byte.
+    at a time, and forgotten: the memory of the checkpoint's codes, scales and zero points for
+    several times a bf16 weight's traffic.
     """
 
     def __init__(self, coded: Coded, dtype: torch.dtype, bias_O: torch.Tensor | None) -> None:
-        self._coded, self._dtype, self._bias = coded, dtype, bias_O
-        self._outs, ins = coded.codes_OI.shape
-        self._values: torch.Tensor | None = None
-        codes_OI = coded.codes_OI
-        if not codes_OI.is_floating_point() and ins % 2 == 0:
-            values, places_OI = codes_OI.unique(return_inverse=True)
-            if len(values) <= 16:
-                low_OP, high_OP = places_OI[:, 0::2], places_OI[:, 1::2]
-                codes_OI, self._values = (low_OP | high_OP << 4).to(torch.uint8), values
-        self._codes = codes_OI.contiguous()
-        zeros_OG = coded.zeros_OG
-        held = (self._codes, coded.scales_OG, *(() if zeros_OG is None else (zeros_OG,)))
-        self.num_bytes = sum(each.nbytes for each in held)
-        self._coded = replace(coded, codes_OI=self._codes[:0])  # the rest of what it says
+        self._dtype, self._bias, self._outs = dtype, bias_O, coded.codes_OI.shape[0]
+        self._codes = Bytes(coded.codes_OI, slab_elements=SLAB_ELEMENTS)
+        self._zeros = None
+        if coded.zeros_RG is not None:
+            self._zeros = Bytes(coded.zeros_RG, slab_elements=SLAB_ELEMENTS)
+        self._rest = replace(
+            coded,
+            codes_OI=coded.codes_OI.new_empty(0),
+            scales_RG=coded.scales_RG.contiguous(),
+            zeros_RG=None,
+        )
+        tensors = self._rest.scales_RG, self._rest.group_I, self._rest.row_O
+        held = (self._codes, self._zeros, *tensors)
+        self.num_bytes = sum(each.nbytes for each in held if each is not None)
 
     def __call__(self, x_TI: torch.Tensor) -> torch.Tensor:
         y_TO = x_TI.new_empty(*x_TI.shape[:-1], self._outs)
@@ -161,13 +113,15 @@ class KeptCodes:
         return y_TO if self._bias is None else y_TO.add_(self._bias)
 
     def _weight(self, outputs: slice) -> torch.Tensor:
-        codes_OI, coded = self._codes[outputs], self._coded
-        if self._values is not None:
-            codes_OI = self._values[
-                torch.stack([codes_OI & 15, codes_OI >> 4], -1).flatten(1).int()
-            ]
-        zeros_OG = None if coded.zeros_OG is None else coded.zeros_OG[outputs]
-        some = Coded(codes_OI, coded.scales_OG[outputs], zeros_OG, coded.group_I, coded.bits)
+        rest = self._rest
+        rows, row_O = (outputs, None) if rest.row_O is None else (slice(None), rest.row_O[outputs])
+        some = replace(
+            rest,
+            codes_OI=self._codes[outputs],
+            scales_RG=rest.scales_RG[rows],
+            zeros_RG=None if self._zeros is None else self._zeros[rows],
+            row_O=row_O,
+        )
         return some.weight(self._dtype)
 
 
@@ -203,13 +157,13 @@ def kernel_group(coded: Coded) -> int | None:
 def _signed(coded: Coded) -> torch.Tensor | None:
     """Codes with zero points taken off, where 8 signed bits hold them and a row has one scale."""
     codes_OI = coded.codes_OI
-    one_group = coded.scales_OG.shape[1] == 1
+    one_group, zeros_OG = coded.scales_RG.shape[1] == 1, coded.zeros_OG
     if coded.bits != 8 or codes_OI.is_floating_point() or not one_group:
         return None
     if codes_OI.shape[1] % INPUTS:
         return None
-    if coded.zeros_OG is None:
+    if zeros_OG is None:
         return codes_OI if codes_OI.dtype == torch.int8 else None
-    moved_OI = codes_OI.to(torch.int32) - coded.zeros_OG.to(torch.int32)
+    moved_OI = codes_OI.to(torch.int32) - zeros_OG.to(torch.int32)
     fits = int(moved_OI.min()) >= -128 and int(moved_OI.max()) <= 127
     return moved_OI.to(torch.int8) if fits else None
