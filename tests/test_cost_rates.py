@@ -16,8 +16,9 @@ from wirecut.cost.kernel_rate import Kernels, kernel_format
 from wirecut.cost.kernels import matmul_s
 from wirecut.cost.kernels_gpu import GENERATIONS
 from wirecut.cost.measured_rate import Measured
+from wirecut.cost.product import Product
 from wirecut.cost.rates import rate_of
-from wirecut.cost.work import Product, Routed, layer_work
+from wirecut.cost.work import Routed, layer_work
 from wirecut.errors import FabricError
 from wirecut.fabric.device import MatrixPoint
 from wirecut.fabric.fabric import Fabric

@@ -93,20 +93,6 @@ def test_launches_are_counted_from_the_profile():
     assert terms_of(one, "prefill")["request"] == pytest.approx(9 * US)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_plain_layers_take_their_halves_where_native_code_runs_them(dtype: str):
-    """In bf16, twice `half_s` each; elsewhere operation by operation."""
-    engine = replace(BARE, steps=Steps(ops_per_layer=5, native_halves=True))
-    bare = fabric(1, launch_s=US)
-    native = replace(bare, devices=tuple(replace(d, half_s=US / 4) for d in bare.devices))
-    each_s = {"bf16": 2 * US / 4, "fp32": 5 * US}[dtype]
-    for wires, layer_s in ((bare, 5 * US), (native, each_s)):
-        pricing = Pricing(model(), wires, dtype=dtype, engine=engine)
-        one = estimate(pricing, Cut(Layout(), (0,), ((0, 4),)), Traffic(100, 1000))
-        assert isinstance(one, Estimate)
-        assert terms_of(one, "decode")["launches"] == pytest.approx(4 * layer_s)
-
-
 def test_a_later_stage_has_a_step_of_its_own_and_large_weights_leave_it_cold():
     """Operations between steps: 7 on the first stage, 5 on the second, cold after 1 MB of weights
     (two working sets were measured, of 1 kB and of 100 kB)."""

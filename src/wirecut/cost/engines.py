@@ -26,7 +26,8 @@ class Steps:
     first stage, `stage_ops` on each later stage, `ops_per_sequence` (sampling and commit) on the
     last stage, `request_ops` once per request.
 
-    `native_halves`: on cores that can, plain layers in bf16 take their `half_s` twice instead.
+    `native_halves`: on cores that can, halves of layers in bf16 that native code runs take their
+    `half_s` instead (`cost.halves`).
 
     In seconds of the host that the device waits for: `host_s` per step, `sequence_s` per sequence
     in it, `request_s` once per request before its first token. `graphs`: decode steps run as one

@@ -21,8 +21,9 @@ from wirecut.cost.kernels_attention import (
 )
 from wirecut.cost.kernels_experts import experts_s, rank_load
 from wirecut.cost.kernels_linear import indexer_s, linear_attention_s
+from wirecut.cost.product import Product
 from wirecut.cost.terms import half_width
-from wirecut.cost.work import LayerWork, Product, Routed
+from wirecut.cost.work import LayerWork, Routed
 from wirecut.fabric.fabric import Device, Source
 from wirecut.spec.attention import Attention, CompressedAttention, LatentAttention
 from wirecut.spec.formats import kind_of

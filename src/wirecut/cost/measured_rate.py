@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from wirecut.cost.attend import cache_bytes, chunk_flops, decode_flops
 from wirecut.cost.compute import MatrixRate
 from wirecut.cost.forward import Batch
-from wirecut.cost.work import LayerWork, Product, Routed
+from wirecut.cost.product import Product
+from wirecut.cost.work import LayerWork, Routed
 from wirecut.fabric.fabric import Device, Source
 from wirecut.spec.formats import element_bits
 

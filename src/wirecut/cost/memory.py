@@ -12,8 +12,9 @@ from itertools import accumulate
 
 from wirecut.cost.engines import EngineProfile
 from wirecut.cost.kernels_experts import rank_load
+from wirecut.cost.product import Product
 from wirecut.cost.terms import Memory
-from wirecut.cost.work import LayerWork, Product, layer_work
+from wirecut.cost.work import LayerWork, layer_work
 from wirecut.facts import fact
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut, Limits

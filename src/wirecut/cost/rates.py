@@ -13,7 +13,8 @@ from wirecut.cost.compute import MatrixRate
 from wirecut.cost.forward import Batch
 from wirecut.cost.kernel_rate import Kernels
 from wirecut.cost.measured_rate import Measured
-from wirecut.cost.work import LayerWork, Product, Routed
+from wirecut.cost.product import Product
+from wirecut.cost.work import LayerWork, Routed
 from wirecut.fabric.fabric import Device, Source
 
 

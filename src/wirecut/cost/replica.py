@@ -14,9 +14,10 @@ from wirecut.cost.collectives import collective_price
 from wirecut.cost.engines import WIRECUT, EngineProfile
 from wirecut.cost.forward import Batch, Forward
 from wirecut.cost.memory import RankSizes, worst_memory
+from wirecut.cost.product import Product
 from wirecut.cost.rates import Rate, rate_of
 from wirecut.cost.terms import Memory
-from wirecut.cost.work import LayerWork, Product
+from wirecut.cost.work import LayerWork
 from wirecut.fabric.fabric import Device, Fabric, Link
 from wirecut.facts import fact
 from wirecut.layout.layout import Layout

@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from wirecut.cost.forward import Batch, Forward, Piece
-from wirecut.cost.replica import Pricing, Replica, Stage
+from wirecut.cost.host import layer_host_s, shared_half_s
+from wirecut.cost.replica import Replica, Stage
 from wirecut.cost.step_wires import between, between_pieces, wire_pieces, wires
 from wirecut.cost.terms import Kind, half_width
 from wirecut.cost.work import LayerWork
 from wirecut.facts import fact
-from wirecut.spec.attention import Attention
-from wirecut.spec.dtypes import FLOATS
-from wirecut.spec.feedforward import Mlp
 from wirecut.units import DTYPE_BYTES, show_bytes, show_flops, show_rate, show_seconds
 
 COMPUTE_BOUND_ROWS = 32  # from about here a product is told by its FLOPs, below by its bytes
@@ -159,8 +157,7 @@ def _launches(replica: Replica, stage: Stage, batch: Batch, device_s: float) -> 
     """
     steps, rate = replica.pricing.engine.steps, stage.rate
     if not stage.device.kind.startswith("gpu"):
-        pricing, half_s, launch_s = replica.pricing, stage.device.half_s, rate.launch_s(batch.busy)
-        return sum(n * layer_host_s(pricing, work, half_s, launch_s) for work, n in stage.works)
+        return _host(replica, stage, batch)
     if steps.graphs and not batch.chunk:
         return 0.0
     routed = sum(count for work, count in stage.works if work.routed)
@@ -169,15 +166,18 @@ def _launches(replica: Replica, stage: Stage, batch: Batch, device_s: float) -> 
     return max(0.0, host_s - device_s)
 
 
-def layer_host_s(pricing: Pricing, work: LayerWork, half_s: float, launch_s: float) -> float:
-    """A layer beside its products on cores: its halves where native code can run them, else
-    operation by operation; with what these take a device, as in `Device`.
-    """
-    plain = isinstance(work.mixer, Attention) and isinstance(work.mlp, Mlp)
-    bf16 = pricing.dtype == "bf16" and all(one.format in FLOATS for one in work.products)
-    if pricing.engine.steps.native_halves and half_s and plain and bf16:
-        return work.reduces * half_s
-    return pricing.engine.steps.ops_per_layer * launch_s
+def _host(replica: Replica, stage: Stage, batch: Batch) -> float:
+    """What cores do in the layers beside their products."""
+    pricing, group = replica.pricing, stage.group
+    layer_s = partial(
+        layer_host_s,
+        pricing,
+        rows=batch.rows,
+        ranks=len(group),
+        half_s=shared_half_s(pricing.fabric, stage.device.half_s, group),
+        launch_s=stage.rate.launch_s(batch.busy),
+    )
+    return sum(count * layer_s(work) for work, count in stage.works)
 
 
 def _step(replica: Replica, index: int, batch: Batch) -> float:

@@ -8,6 +8,8 @@ Asks `layout.shards`, the one definition of a shard. Knows no device and no time
 
 from collections.abc import Iterable
 
+from wirecut.cost.halves import native_halves
+from wirecut.cost.product import Product
 from wirecut.facts import fact
 from wirecut.layout.layout import Layout
 from wirecut.layout.shards import held_bytes, held_units, tensor_slice, unit_cut
@@ -17,17 +19,6 @@ from wirecut.spec.tensor import Tensor
 
 # Products that engines run as one, by part of the layer; a part that is not here runs alone.
 MERGED = {"q": "qkv", "k": "qkv", "v": "qkv", "z": "qkv", "gate": "gate_up", "up": "gate_up"}
-
-
-@fact
-class Product:
-    """A dense product: rows x `k` times `k` x `n`, the weights stored in `format`."""
-
-    name: str
-    n: int
-    k: int
-    format: str
-    weight_bytes: float
 
 
 @fact
@@ -50,7 +41,8 @@ class LayerWork:
 
     `heads` and `kv_heads` are the rank's own; `kv_elements` a token leaves in its cache,
     `state_elements` a sequence occupies. `weight_bytes` count all its tensors, `linear_bytes` those
-    that products stream. `reduces` are the layer's sums over the TP ranks.
+    that products stream. `native_halves`: those that native code runs on cores in bf16. `reduces`
+    are the layer's sums over the TP ranks.
     """
 
     mixer: AnyMixer | None
@@ -63,6 +55,7 @@ class LayerWork:
     state_elements: int
     weight_bytes: float
     linear_bytes: float
+    native_halves: int
 
     @property
     def reduces(self) -> int:
@@ -103,6 +96,7 @@ def layer_work(
         state_elements=state,
         weight_bytes=_held(spec, tensors, layout, tp_rank, shares),
         linear_bytes=sum(p.weight_bytes for p in products) + (routed.weight_bytes if routed else 0),
+        native_halves=native_halves(layer, products),
     )
 
 

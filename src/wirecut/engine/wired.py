@@ -5,12 +5,9 @@
 Imports no torch.
 """
 
-from itertools import combinations
-
 import msgspec
 
 from wirecut.fabric.fabric import Fabric
-from wirecut.fabric.wires import is_network
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut
 from wirecut.machine.ranks import stores_are_ordered
@@ -44,9 +41,8 @@ def choose_wires(cut: Cut, fabric: Fabric) -> Wired:
         return [cut.placement[rank] for rank in ranks]
 
     def within(ranks: tuple[int, ...]) -> str:
-        pairs = combinations(devices(ranks), 2)
-        apart = any(is_network(fabric.link(a, b).kind) for a, b in pairs)
-        return "shm" if stores_are_ordered() and not apart else "tcp"
+        together = stores_are_ordered() and fabric.share_memory(devices(ranks))
+        return "shm" if together else "tcp"
 
     def collect_over(ranks: tuple[int, ...]) -> str:
         gpus = all(fabric.devices[device].kind == "gpu" for device in devices(ranks))

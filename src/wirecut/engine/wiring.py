@@ -21,11 +21,11 @@ from wirecut.machine.mailbox import Mailbox
 from wirecut.machine.nic import address_towards
 from wirecut.machine.pipes import Pipe, Pipes
 from wirecut.machine.shm import CACHE_LINE, DEADLINE_S, Arena, ShmGroup
+from wirecut.machine.sizes import LARGEST_SLOT
 from wirecut.machine.sockets import Line, TorchGroup, TorchPair, join, meet
-from wirecut.units import KIB, MIB
+from wirecut.units import KIB
 
 STAGE_DEADLINE_S = 600.0  # another stage computes meanwhile: minutes for a long prompt on CPUs
-LARGEST_SLOT = 8 * MIB  # of a collective; longer ones go in pieces
 # Room in a step's MessagePack: an id of a token or a block is at most 5 bytes, an entry's other
 # fields at most 45 as a rule, and a block holds more than 16 tokens. Steps with more go in pieces:
 # blocks that several requests share are told for each, and penalties need all tokens so far.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from wirecut.errors import FabricError, UsageError
 from wirecut.fabric.device import Device
 from wirecut.fabric.host import HostFacts
 from wirecut.fabric.link import TYPICAL_BYTES, Link, Source, Trunk, at_speed
+from wirecut.fabric.wires import is_network
 from wirecut.facts import fact
 from wirecut.files import write_whole
 
@@ -181,6 +183,11 @@ class Fabric:
     def _slowest(self) -> dict[tuple[int, ...], Link]:
         """The slowest wires of the groups that were asked for."""
         return {}
+
+    def share_memory(self, devices: Sequence[int]) -> bool:
+        """Whether no network lies between any two of them."""
+        pairs = combinations(devices, 2)
+        return not any(is_network(self.link(a, b).kind) for a, b in pairs)
 
     def curve(self, op: Op, devices: Sequence[int], *, at_once: int = 1) -> Curve | None:
         """The curve of `op` that was measured among these devices, or among as many that are

@@ -17,6 +17,7 @@ import torch
 from wirecut.machine import kernels, native
 from wirecut.machine.kernels import PackedLinear
 from wirecut.machine.paged import Paged, takes_block, takes_prompt
+from wirecut.machine.sizes import fits_turn
 
 Turn = tuple[torch.Tensor, torch.Tensor]
 
@@ -119,7 +120,7 @@ class NativeHalves:
         return (
             kernels.fits(x_TE, self._hidden)
             and x_TE.dtype == torch.bfloat16
-            and rows.turn[0].shape[1] % (2 * kernels.LANES) == 0
+            and fits_turn(rows.turn[0].shape[1])
             and (rows.decodes is None or takes_block(rows.decodes.block_tokens))
             and (rows.prompts is None or takes_prompt(self._head_dim, rows.prompts.block_tokens))
         )

@@ -14,11 +14,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wirecut.machine import huge, native
+from wirecut.machine.sizes import LANES, PANEL
 
 PACKS = (torch.bfloat16, torch.float32)
 VIEW_SHARE = 0.25  # of an operation; a view moves no data (1.7 us where a layer's mean is 7)
-PANEL = 32  # outputs that stand together in a weight, as c/products.c has it
-LANES = 16  # as c/numbers.h has it
 
 _native = native.load()
 _ours = _native is not None  # whether our own kernels are in use

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 
 from wirecut.machine import kernels, native
+from wirecut.machine.sizes import LANES, fits_prompts
 
 MOST_BLOCK = 64  # as c/attention.c has it
-PROMPT_BLOCK, MOST_WIDTH = 32, 256  # as c/prompts.c has them
+PROMPT_BLOCK = 32  # as c/prompts.c has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +53,12 @@ def takes_prompts(q_THD: torch.Tensor, values_KSD: torch.Tensor, block_tokens: i
 
 def takes_block(block_tokens: int) -> bool:
     """Whether the kernel for sequences of one row reads blocks of this size."""
-    return block_tokens % kernels.LANES == 0 and block_tokens <= MOST_BLOCK
+    return block_tokens % LANES == 0 and block_tokens <= MOST_BLOCK
 
 
 def takes_prompt(head_dim: int, block_tokens: int) -> bool:
     """Whether the one for sequences of many rows takes heads and blocks like these."""
-    return (
-        kernels.HAS_PRODUCTS
-        and block_tokens == PROMPT_BLOCK
-        and head_dim % kernels.PANEL == 0
-        and head_dim <= MOST_WIDTH
-    )
+    return kernels.HAS_PRODUCTS and block_tokens == PROMPT_BLOCK and fits_prompts(head_dim)
 
 
 def attend(

@@ -21,12 +21,12 @@ import torch
 from wirecut.errors import RankFailed
 from wirecut.machine import kernels, native
 from wirecut.machine.halves import Group, Running
+from wirecut.machine.sizes import in_one_piece, is_two_shot
 
 CACHE_LINE = 64
 SPINS = 20_000  # about a millisecond of looking before the core is given away
 NATIVE_SPINS = 30_000  # the same, in C
 NAP_S = 50e-6
-TWO_SHOT_BYTES = 256 * 1024  # from here on, more than two ranks share the adding
 DEADLINE_S = 60.0
 
 
@@ -119,7 +119,8 @@ class ShmGroup:
 
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """Sum `x` over the group, in place, the same bits on every rank. Any shape; contiguous."""
-        add = self._two_shot if self._is_long(x.nbytes) else self._one_shot
+        two_shot = is_two_shot(x.nbytes, ranks=self.size)
+        add = self._two_shot if two_shot else self._one_shot
         flat, most = x.view(-1), self._most(x)
         for start in range(0, flat.numel(), most):
             add(flat[start : start + most])
@@ -127,7 +128,8 @@ class ShmGroup:
 
     def runs(self, num_bytes: int) -> bool:
         """Whether native code may sum so many bytes itself: those that go in one piece."""
-        return bool(self._native) and num_bytes <= self.slot_bytes and not self._is_long(num_bytes)
+        one_piece = in_one_piece(num_bytes, ranks=self.size, slot_bytes=self.slot_bytes)
+        return bool(self._native) and one_piece
 
     def run(self, running: Running) -> None:
         """Let native code run, which sums over the group by itself; it says who is late."""
@@ -143,9 +145,6 @@ class ShmGroup:
             self._round = group.round
             self._wait_for_late(late - 1)
         self._round = group.round
-
-    def _is_long(self, num_bytes: int) -> bool:
-        return self.size > 2 and num_bytes >= TWO_SHOT_BYTES
 
     def gather(self, x: torch.Tensor) -> torch.Tensor | None:
         """`x` (rows, columns) of every rank side by side, on rank 0; None elsewhere. Columns equal

@@ -10,13 +10,14 @@ its memory is all weights, the cache, and the embedding in the first.
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 
 from wirecut.cost.attend import cache_bytes
+from wirecut.cost.host import layer_host_s, shared_half_s
 from wirecut.cost.kernels_experts import routed
 from wirecut.cost.memory import RankSizes
 from wirecut.cost.replica import Pricing
-from wirecut.cost.step import layer_host_s
 from wirecut.cost.work import LayerWork
 from wirecut.fabric.device import Device
 from wirecut.facts import fact
@@ -31,7 +32,9 @@ DIGITS = 6  # weights of layers that agree so far are cut alike
 
 @fact
 class _Slowest:
-    """The slowest of the devices of one stage in all replicas, on every count."""
+    """The slowest of the devices of one stage in all replicas, on every count. `half_s` is 0 where
+    native code cannot sum over one of its TP groups.
+    """
 
     bytes_per_s: float
     launch_s: float
@@ -85,22 +88,31 @@ def cut_for(
 
 def _devices(pricing: Pricing, layout: Layout, placement: tuple[int, ...]) -> tuple[_Slowest, ...]:
     """The slowest device of each stage."""
-    devices, tp, size = pricing.fabric.devices, layout.tp, layout.replica_size
+    fabric, tp, size = pricing.fabric, layout.tp, layout.replica_size
+    stages = [
+        [placement[at : at + tp] for at in range(stage * tp, len(placement), size)]
+        for stage in range(layout.pp)
+    ]
+    found = _slowest(fabric.devices, placement, stages)
+    return tuple(
+        replace(one, half_s=min(shared_half_s(fabric, one.half_s, group) for group in groups))
+        for one, groups in zip(found, stages, strict=True)
+    )
+
+
+def _slowest(
+    devices: Sequence[Device],
+    placement: tuple[int, ...],
+    stages: Sequence[Sequence[tuple[int, ...]]],
+) -> Sequence[_Slowest]:
+    """On each stage, of whatever groups."""
     kinds = {
         (d.bytes_per_s, d.launch_s, d.half_s, d.memory_bytes)
         for d in map(devices.__getitem__, placement)
     }
     if len(kinds) == 1:
-        return (_Slowest(*kinds.pop()),) * layout.pp
-    stages = (
-        [
-            devices[i]
-            for at in range(stage * tp, len(placement), size)
-            for i in placement[at : at + tp]
-        ]
-        for stage in range(layout.pp)
-    )
-    return tuple(_Slowest.of(stage) for stage in stages)
+        return [_Slowest(*kinds.pop())] * len(stages)
+    return [_Slowest.of([devices[i] for group in groups for i in group]) for groups in stages]
 
 
 def _stages(
@@ -122,10 +134,9 @@ def _stages(
     fit = max(0.0, free / max(1.0, sum(request)))
     rows = math.ceil(max(1.0, min(running, fit)) / layout.pp)
     streamed = _streamed(sizes, layout, rows, context)
-    works = sizes[0].works
+    works, layer_s = sizes[0].works, partial(_layer_s, pricing, rows, layout.tp)
     each = [  # seconds of a mean layer
-        sum(_layer_s(pricing, *layer, one) for layer in zip(works, streamed, strict=True))
-        / len(works)
+        sum(layer_s(*layer, one) for layer in zip(works, streamed, strict=True)) / len(works)
         for one in on
     ]
     fastest = on[each.index(min(each))]
@@ -136,10 +147,7 @@ def _stages(
     besides[-1] += head / on[-1].bytes_per_s + rows * steps.ops_per_sequence * on[-1].launch_s
     return _cut(
         _relative(
-            [
-                _layer_s(pricing, work, one, fastest)
-                for work, one in zip(works, streamed, strict=True)
-            ],
+            [layer_s(work, one, fastest) for work, one in zip(works, streamed, strict=True)],
             [seconds * speed for seconds, speed in zip(besides, speeds, strict=True)],
         ),
         _relative(
@@ -152,9 +160,14 @@ def _stages(
     )
 
 
-def _layer_s(pricing: Pricing, work: LayerWork, streamed: float, on: _Slowest) -> float:
-    """Seconds of a layer that streams so many bytes."""
-    return streamed / on.bytes_per_s + layer_host_s(pricing, work, on.half_s, on.launch_s)
+def _layer_s(
+    pricing: Pricing, rows: int, ranks: int, work: LayerWork, streamed: float, on: _Slowest
+) -> float:
+    """Seconds of a layer that streams so many bytes for `rows` rows."""
+    host_s = layer_host_s(
+        pricing, work, rows=rows, ranks=ranks, half_s=on.half_s, launch_s=on.launch_s
+    )
+    return streamed / on.bytes_per_s + host_s
 
 
 def _held(sizes: Sequence[RankSizes], tokens: int) -> tuple[list[float], list[float]]:

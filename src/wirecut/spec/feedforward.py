@@ -17,12 +17,14 @@ NAMES = ("gate_proj", "up_proj", "down_proj")
 class Mlp:
     """Up to `intermediate` and back; `gated`: a second projection gates the first (SwiGLU).
 
-    `names`: what the checkpoint calls gate, up and down.
+    `act`: the activation, as configurations name it. `names`: what the checkpoint calls gate, up
+    and down.
     """
 
     intermediate: int
     gated: bool = True
     bias: bool = False
+    act: str = "silu"
     names: tuple[str, str, str] = NAMES
 
     def tensors(self, hidden: int) -> Iterator[Tensor]:

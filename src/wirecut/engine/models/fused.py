@@ -20,6 +20,7 @@ from wirecut.engine.models.blocks import Forward, GroupedAttention, Half, Mlp, N
 from wirecut.machine import kernels
 from wirecut.machine.halves import NativeHalf, NativeHalves, Rows, half_of
 from wirecut.machine.kernels import Linear, PackedLinear
+from wirecut.machine.sizes import fits_product
 
 Step = Callable[[torch.Tensor, Forward], torch.Tensor]
 
@@ -87,7 +88,6 @@ def _attention(norm: Norm, part: GroupedAttention) -> tuple[NativeHalf, object] 
         or (part.norm is not None and part.norm.weight_HD.dtype != torch.bfloat16)
         or part.rope
         or not look.is_fused
-        or head_dim % kernels.LANES
         or values_KSD.shape != keys_KSD.shape
     ):
         return None
@@ -106,6 +106,5 @@ def _fits(product: Linear) -> TypeGuard[PackedLinear]:
     return (
         isinstance(product, PackedLinear)
         and product.panels is not None
-        and product.outs % kernels.LANES == 0
-        and product.ins % kernels.LANES == 0
+        and fits_product(product.outs, product.ins)
     )

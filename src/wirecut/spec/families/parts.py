@@ -78,7 +78,8 @@ def grouped(fields: Fields, *, bias: bool = False, out_bias: bool = False) -> At
 
 def mlp(fields: Fields) -> Mlp:
     """A gated MLP by the usual names of fields."""
-    return Mlp(fields.count("intermediate_size"), bias=fields.flag("mlp_bias"))
+    act = fields.text("hidden_activation") or fields.text("hidden_act", "silu")
+    return Mlp(fields.count("intermediate_size"), bias=fields.flag("mlp_bias"), act=act)
 
 
 def sliding(fields: Fields, by_default: Callable[[int], bool]) -> list[bool]:
