@@ -242,7 +242,7 @@ def test_the_share_of_the_rest_never_exceeds_the_device():
 def test_room_caps_the_batch():
     pricing = on_gpus(L8B, "1xL40S", "wirecut")
     one = candidate_of(pricing, "tp1", Traffic(4000, 1000, concurrency=64))
-    assert one.most_running == one.memory.kv_tokens // 5024  # in blocks of 32
+    assert one.most_running == one.memory.kv_tokens // 5120  # in blocks of 256
     short = candidate_of(pricing, "tp1", Traffic(100, 10, concurrency=64))
     assert short.most_running == pricing.limits.max_seqs
 

@@ -8,9 +8,9 @@ import torch
 from wirecut.cost.engines import WIRECUT
 from wirecut.engine.batch import build_batch
 from wirecut.engine.comm import Comm
-from wirecut.engine.engine import BLOCK_TOKENS
 from wirecut.engine.models.build import build_stage
 from wirecut.engine.models.known import read_style
+from wirecut.engine.prompt import BLOCK_TOKENS, block_tokens
 from wirecut.engine.weights import SliceReader
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Cut
@@ -47,3 +47,4 @@ def test_stages_share_prompts_as_the_price_says() -> None:
     assert scheduler.min_chunk_tokens == WIRECUT.batching.min_chunk_tokens
     assert scheduler.chunks_per_stage == WIRECUT.batching.chunks_per_stage
     assert scheduler.block_tokens == BLOCK_TOKENS == WIRECUT.batching.block_tokens
+    assert block_tokens(on_gpus=True) == WIRECUT.batching.gpu_block_tokens

@@ -211,7 +211,7 @@ def hosts_of(wire: LabWire) -> Iterator[tuple[RankHost, ...]]:
 def _pricing(folder: Path, fabric: Fabric, users: Sequence[int]) -> Pricing:
     """With KV room for all users. Every round repeats its prompts, which nothing is to remember."""
     pricing = pricing_of(folder, fabric)
-    room = pricing.engine.in_blocks(INPUT_TOKENS + OUTPUT_TOKENS)
+    room = pricing.in_blocks(INPUT_TOKENS + OUTPUT_TOKENS)
     return pricing_of(
         folder, fabric, limits=Limits(kv_tokens=max(users) * room, prefix_cache=False)
     )

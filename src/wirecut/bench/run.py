@@ -19,7 +19,7 @@ from wirecut.cost.wire import WireItem, exchange_items, wire_items, wire_traffic
 from wirecut.engine.engine import Engine, Totals
 from wirecut.engine.load import Load
 from wirecut.engine.messages import Dealt
-from wirecut.engine.prompt import Answer, Prompt
+from wirecut.engine.prompt import Answer, Prompt, kv_room
 from wirecut.engine.text import Text
 from wirecut.engine.timeline import Timeline
 from wirecut.layout.plan import Cut, Limits
@@ -91,7 +91,9 @@ def run_cut(
     With `trace` the timeline is of the whole run. Prompts that cannot be served fail in their
     answers; raises WirecutError when none can be.
     """
-    errors = [prompt.error(pricing.spec, limits.kv_tokens) for prompt in prompts]
+    on_gpus = any(pricing.fabric.devices[device].kind == "gpu" for device in cut.placement)
+    room = kv_room(limits.kv_tokens, on_gpus=on_gpus)
+    errors = [prompt.error(pricing.spec, room) for prompt in prompts]
     if errors[0] and all(errors):
         raise errors[0]
     good = [prompt for prompt, error in zip(prompts, errors, strict=True) if not error]

@@ -79,7 +79,7 @@ def limits_for(
     """The plan's limits, or KV room for exactly these prompts; rows a step as asked, which are
     never more than have KV room.
     """
-    in_blocks = source.pricing.engine.in_blocks
+    in_blocks = source.pricing.in_blocks
     needed = sum(in_blocks(tokens + new_tokens) for tokens in prompt_tokens)
     limits = replace(source.pricing.limits, prefix_cache=prefix_cache)
     if source.plan is None or limits.kv_tokens == 0:

@@ -65,7 +65,7 @@ class Batching:
     dealt evenly. `handoffs`: hidden states a boundary sends per token (2: the residual apart).
     `reserves`: a request starts only where room for its whole answer is left. A pipeline's stages
     share prompts out, `chunks_per_stage` chunks each of at least `min_chunk_tokens`; 0: they are
-    not shared out.
+    not shared out. `gpu_block_tokens`: of KV room on GPUs, where blocks are others there.
     """
 
     mixes: bool = True
@@ -77,6 +77,7 @@ class Batching:
     min_chunk_tokens: int = 0
     chunks_per_stage: int = 1
     block_tokens: int = 16
+    gpu_block_tokens: int = 0
 
 
 @fact
@@ -113,9 +114,10 @@ class EngineProfile:
     step_tokens: tuple[tuple[int, int], ...] = ((0, 2048),)
     sequences: tuple[tuple[int, int], ...] = ((0, 64),)
 
-    def in_blocks(self, tokens: int) -> int:
+    def in_blocks(self, tokens: int, *, on_gpus: bool = False) -> int:
         """KV room for `tokens`, which is given out in whole blocks."""
-        return -(-tokens // self.batching.block_tokens) * self.batching.block_tokens
+        block = (on_gpus and self.batching.gpu_block_tokens) or self.batching.block_tokens
+        return -(-tokens // block) * block
 
     def limits(self, memory_bytes: int) -> Limits:
         """Its default limits on devices of this memory."""
@@ -141,7 +143,9 @@ WIRECUT = EngineProfile(
         ops_per_sequence=2,
         request_ops=60,
     ),
-    batching=Batching(block_tokens=32, min_chunk_tokens=64, chunks_per_stage=2),
+    batching=Batching(
+        block_tokens=32, gpu_block_tokens=256, min_chunk_tokens=64, chunks_per_stage=2
+    ),
     exchange="all-to-all",
 )
 # Defaults as its documentation gives them: a budget of 2,048 tokens below 70 GB, 8,192 from there,

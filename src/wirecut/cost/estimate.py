@@ -78,7 +78,7 @@ def consider(pricing: Pricing, cut: Cut, traffic: Traffic) -> Candidate | Reject
 def fit(replica: Replica, traffic: Traffic) -> Candidate | Rejected:
     """The replica ready for timing, or why its memory does not do."""
     pricing = replica.pricing
-    request_tokens = pricing.engine.in_blocks(traffic.input_tokens + traffic.output_tokens)
+    request_tokens = pricing.in_blocks(traffic.input_tokens + traffic.output_tokens)
     memory = replica.memory(request_tokens)
     token_bytes = replica.kv_token_bytes(request_tokens)
     reason = why_no_room(memory, request_tokens, token_bytes, pricing.engine)
@@ -96,7 +96,7 @@ def _filled_tokens(pricing: Pricing, traffic: Traffic) -> int:
     outputs = traffic.output_tokens
     if not pricing.engine.batching.reserves:
         outputs = -(-outputs // 2)
-    return pricing.engine.in_blocks(traffic.input_tokens + outputs)
+    return pricing.in_blocks(traffic.input_tokens + outputs)
 
 
 def estimate(pricing: Pricing, cut: Cut, traffic: Traffic) -> Estimate | Rejected:

@@ -92,6 +92,11 @@ class Pricing:
         self._rates: dict[int, Rate] = {}
         self.stages: dict[tuple[object, ...], Stages] = {}  # cut so far, by `planner.space`
 
+    def in_blocks(self, tokens: int) -> int:
+        """KV room for `tokens`, in the engine's blocks on these devices."""
+        on_gpus = any(device.kind == "gpu" for device in self.fabric.devices)
+        return self.engine.in_blocks(tokens, on_gpus=on_gpus)
+
     def over(self, fabric: Fabric) -> "Pricing":
         """The same question on a fabric with the same devices and other wires; what is known of
         devices is kept.

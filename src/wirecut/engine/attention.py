@@ -1,5 +1,5 @@
-"""Attention over the paged cache. A sequence whose blocks lie in a row is read in place, any other
-is gathered.
+"""Attention over the paged cache: where our own kernels or a GPU's serve a step, in one call. Else
+sequence by sequence: one whose blocks lie in a row is read in place, any other is gathered.
 
     out_TX = attend(q_THD, k_TKD, v_TKD, cache.keys_KSD, cache.values_KSD, batch, look)
 
@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from wirecut.engine.batch import Batch, Sight, Span
-from wirecut.machine import kernels, paged
+from wirecut.machine import kernels, paged, paged_gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,13 @@ def attend(
     """
     kernels.keep(k_TKD, keys_KSD, batch.slots_T)
     kernels.keep(v_TKD, values_KSD, batch.slots_T)
+    step = batch.together if look.is_fused else None
+    if step and paged_gpu.takes(q_THD, keys_KSD, values_KSD, batch.block_tokens):
+        scale, window = _scale(q_THD, look), look.window
+        together_THD = paged_gpu.attend(
+            q_THD, keys_KSD, values_KSD, step, scale=scale, window=window
+        )
+        return together_THD.flatten(1)
     out_THD = q_THD.new_empty(*q_THD.shape[:2], values_KSD.shape[2])
     spans = _in_one_call(q_THD, keys_KSD, values_KSD, out_THD, batch, look)
     for span in spans:
@@ -92,7 +99,7 @@ def _in_one_call(
     if not paged.takes_decodes(q_THD, values_KSD, block_tokens):
         return batch.spans
     look_of_kernel = {
-        "scale": q_THD.shape[2] ** -0.5 if look.scale is None else look.scale,
+        "scale": _scale(q_THD, look),
         "window": look.window,
         "cap": look.cap,
         "sinks_H": None if look.sinks_H is None else look.sinks_H.float(),
@@ -104,6 +111,10 @@ def _in_one_call(
         return batch.longer_spans
     serve(batch.prompts, prompts=True)
     return ()
+
+
+def _scale(q_THD: torch.Tensor, look: Look) -> float:
+    return q_THD.shape[2] ** -0.5 if look.scale is None else look.scale
 
 
 def _read(cache_KSD: torch.Tensor, span: Span, sight: Sight) -> torch.Tensor:
@@ -149,7 +160,7 @@ def _scored(
 ) -> torch.Tensor:
     """Any rows, step by step: scores, what is done to them, their weights."""
     (rows, heads, dim), (kv_heads, length, _) = q_THD.shape, k_KLD.shape
-    scale = dim**-0.5 if look.scale is None else look.scale
+    scale = _scale(q_THD, look)
     q_KRD = q_THD.view(rows, kv_heads, -1, dim).permute(1, 2, 0, 3).flatten(1, 2)
     scores_HTL = (q_KRD @ k_KLD.transpose(1, 2)).view(heads, rows, length).float() * scale
     if look.cap is not None:

@@ -11,6 +11,7 @@ from functools import cached_property
 import torch
 
 from wirecut.machine.paged import Paged
+from wirecut.machine.paged_gpu import Together, together
 from wirecut.sched.step import Entry
 
 Windows = tuple[int | None, ...]
@@ -69,7 +70,8 @@ class Span:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The input of one forward. `decodes` are those of `spans` that have one row, `prompts` the
-    others, `longer_spans`. `long_T`: whether a token's sequence is a long one; None when none is.
+    others, `longer_spans`; `together` are all of them, on a GPU, where the two are None. `long_T`:
+    whether a token's sequence is a long one; None when none is.
     """
 
     tokens_T: torch.Tensor
@@ -80,6 +82,7 @@ class Batch:
     block_tokens: int
     decodes: Paged | None
     prompts: Paged | None
+    together: Together | None
     sampled_rows: torch.Tensor
     long_T: torch.Tensor | None
 
@@ -118,6 +121,7 @@ def build_batch(
     # One tensor where three would do: making one takes longer than a small operation on it.
     tokens_T, positions_T, slots_T = torch.tensor([tokens, positions, slots], device=device)
     longer = tuple(span for span in spans if span.rows > 1)
+    on_cpu = device.type == "cpu"
     return Batch(
         tokens_T=tokens_T,
         positions_T=positions_T,
@@ -125,8 +129,11 @@ def build_batch(
         spans=tuple(spans),
         longer_spans=longer,
         block_tokens=block_tokens,
-        decodes=_paged([span for span in spans if span.rows == 1], block_tokens, device),
-        prompts=_paged(longer, block_tokens, device),
+        decodes=_paged([span for span in spans if span.rows == 1], block_tokens)
+        if on_cpu
+        else None,
+        prompts=_paged(longer, block_tokens) if on_cpu else None,
+        together=None if on_cpu else all_together(spans, block_tokens, device),
         sampled_rows=torch.tensor(sampled, device=device, dtype=torch.int64),
         long_T=_long(entries, device),
     )
@@ -138,16 +145,23 @@ def _long(entries: tuple[Entry, ...], device: torch.device) -> torch.Tensor | No
     return torch.tensor([entry.long for entry in entries for _ in entry.tokens], device=device)
 
 
-def _paged(spans: Sequence[Span], block_tokens: int, device: torch.device) -> Paged | None:
-    """Sequences for a kernel that serves them together; None when there are none."""
+def all_together(spans: Sequence[Span], block_tokens: int, device: torch.device) -> Together:
+    """All sequences of a step for a GPU's kernel."""
+    counts, lengths = [span.rows for span in spans], [span.length for span in spans]
+    blocks = [span.blocks for span in spans]
+    return together(counts, lengths, blocks, block_tokens=block_tokens, device=device)
+
+
+def _paged(spans: Sequence[Span], block_tokens: int) -> Paged | None:
+    """Sequences for our own kernels, which serve them in one call; None when there are none."""
     if not spans:
         return None
     width = max(len(span.blocks) for span in spans)
     blocks = [[*span.blocks, *[0] * (width - len(span.blocks))] for span in spans]
     counts = [(span.first, span.rows, span.length) for span in spans]
-    int32 = {"dtype": torch.int32, "device": device}
-    rows_N, counts_N, lengths_N = torch.tensor(list(zip(*counts, strict=True)), **int32)
-    return Paged(rows_N, counts_N, lengths_N, torch.tensor(blocks, **int32), block_tokens)
+    int32 = torch.int32
+    rows_N, counts_N, lengths_N = torch.tensor(list(zip(*counts, strict=True)), dtype=int32)
+    return Paged(rows_N, counts_N, lengths_N, torch.tensor(blocks, dtype=int32), block_tokens)
 
 
 def _sight(

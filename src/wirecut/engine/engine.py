@@ -27,7 +27,7 @@ from wirecut.engine.messages import (
     add_up,
 )
 from wirecut.engine.models.known import read_style
-from wirecut.engine.prompt import BLOCK_TOKENS, Answer, Prompt
+from wirecut.engine.prompt import Answer, Prompt, block_tokens, kv_room
 from wirecut.engine.start import device_name, find_places, start, wait_until_ready
 from wirecut.engine.text import Text, Writer
 from wirecut.engine.timeline import Timeline, read_timeline
@@ -100,8 +100,10 @@ class Engine:
                 f"the plan's stages {cut.stages} are for {cut.stages[-1][1]} layers, "
                 f"{self.spec.name} has {self.spec.num_layers}: plan again"
             )
-        if limits.kv_tokens < BLOCK_TOKENS:
-            raise UsageError(f"kv_tokens is {limits.kv_tokens}, expected at least {BLOCK_TOKENS}")
+        self._kv_room = kv_room(limits.kv_tokens, on_gpus="gpu" in kinds)
+        if not self._kv_room:
+            least = block_tokens(on_gpus="gpu" in kinds)
+            raise UsageError(f"kv_tokens is {limits.kv_tokens}, expected at least {least}")
         places = find_places(cut, fabric, hosts)
         self._devices = [device_name(fabric, device) for device in cut.placement]
         check_runnable(self.spec)
@@ -153,7 +155,7 @@ class Engine:
         load = [0] * layout.dp
         for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             try:
-                prompt.check(self.spec, self.limits.kv_tokens)
+                prompt.check(self.spec, self._kv_room)
                 writer = self._writer(prompt)
             except UsageError as error:
                 answer.fail(error)

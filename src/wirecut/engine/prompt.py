@@ -14,8 +14,18 @@ from wirecut.sched.request import Reason
 from wirecut.sched.sampling import GREEDY, Sampling
 from wirecut.spec.model import ModelSpec
 
-BLOCK_TOKENS = 32
+BLOCK_TOKENS, GPU_BLOCK_TOKENS = 32, 256  # the latter are pages that a GPU's kernel reads
 MOST_COPIES = 128
+
+
+def block_tokens(*, on_gpus: bool) -> int:
+    """Positions of a block of KV room."""
+    return GPU_BLOCK_TOKENS if on_gpus else BLOCK_TOKENS
+
+
+def kv_room(kv_tokens: int, *, on_gpus: bool) -> int:
+    """What of so much KV room is whole blocks."""
+    return kv_tokens - kv_tokens % block_tokens(on_gpus=on_gpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +61,7 @@ class Prompt:
         ]
 
     def check(self, spec: ModelSpec, kv_tokens: int | None = None) -> None:
-        """Raise UsageError when this model cannot serve it, within `kv_tokens` of KV room."""
+        """Raise UsageError when this model cannot serve it, with KV room for `kv_tokens`."""
         if not self.tokens or self.max_tokens < 1:
             raise UsageError(
                 f"a prompt of {len(self.tokens)} tokens with {self.max_tokens} to write: expected "
@@ -67,8 +77,8 @@ class Prompt:
         asked = f"{len(self.tokens)} tokens of prompt and {self.max_tokens} to write are {most}"
         if most > spec.max_positions:
             raise UsageError(f"{asked}, the model's window is {spec.max_positions}")
-        if kv_tokens is not None and most > (room := kv_tokens // BLOCK_TOKENS * BLOCK_TOKENS):
-            raise UsageError(f"{asked}, there is KV room for {room}")
+        if kv_tokens is not None and most > kv_tokens:
+            raise UsageError(f"{asked}, there is KV room for {kv_tokens}")
 
     def error(self, spec: ModelSpec, kv_tokens: int | None = None) -> UsageError | None:
         """What `check` raises, as a value."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from wirecut.engine.messages import Begin, FromRank, Held, Loaded, Loading, Task
-from wirecut.engine.prompt import BLOCK_TOKENS
+from wirecut.engine.prompt import block_tokens
 from wirecut.engine.trace import ROUTINE_SPANS, TRACED_SPANS
 from wirecut.engine.wired import choose_wires
 from wirecut.errors import MissingExtra, UsageError
@@ -51,7 +51,7 @@ def start(
         devices=devices,
         wired=wired,
         limits=limits,
-        block_tokens=BLOCK_TOKENS,
+        block_tokens=block_tokens(on_gpus=wired.gpus),
         keep_logits=keep_logits,
         most_spans=most_spans,
         weights=weights,

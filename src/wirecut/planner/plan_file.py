@@ -112,7 +112,7 @@ def runtime_limits(chosen: Estimate, pricing: Pricing, traffic: Traffic) -> Limi
     """The limits with KV room: what the running requests need or one longest request, within what
     there is.
     """
-    request = pricing.engine.in_blocks(traffic.input_tokens + traffic.output_tokens)
-    longest = pricing.engine.in_blocks(pricing.spec.max_positions)
+    request = pricing.in_blocks(traffic.input_tokens + traffic.output_tokens)
+    longest = pricing.in_blocks(pricing.spec.max_positions)
     room = min(chosen.memory.kv_tokens, max(chosen.running * request, longest))
     return replace(pricing.limits, kv_tokens=min(room, 10**9))
