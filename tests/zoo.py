@@ -94,8 +94,15 @@ ROPES: dict[str, dict[str, Any]] = {
 }
 
 
-def write_random(folder: Path, architecture: str, *, seed: int = 0, **changes: Any) -> Path:
-    """A random model in float32 in `folder`."""
+def write_random(
+    folder: Path,
+    architecture: str,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **changes: Any,
+) -> Path:
+    """A random model in `folder`."""
     config = AutoConfig.for_model(architecture, **{**SIZES, **ZOO[architecture], **changes})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -106,7 +113,7 @@ def write_random(folder: Path, architecture: str, *, seed: int = 0, **changes: A
                 continue
             centre = 1.0 if weight.dim() == 1 and "norm" in name and not is_gemma else 0.0
             weight.normal_(centre, _spread(name, weight))
-    model.save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
     return folder
 
 
