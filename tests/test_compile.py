@@ -105,3 +105,27 @@ def test_old_folders_of_killed_compiles_are_removed(cc: Callable[[str], Path]) -
         os.utime(folder, (time.time() - age_s,) * 2)
     run_compiler(["cc"], home / "made.so", most_s=20)
     assert sorted(path.name for path in home.iterdir()) == [f"{PREFIX}new", "made.so"]
+
+
+def test_where_nothing_can_be_written_the_reason_is_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"^\[Errno 2\] No such file or directory: [^\n]*$"):
+        run_compiler(["cc"], tmp_path / "nowhere" / "made.so", most_s=20)
+
+
+def test_a_compiler_that_is_not_there_is_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"^[^\n]*No such file or directory: 'no-such-cc'$"):
+        run_compiler(["no-such-cc"], tmp_path / "made.so", most_s=20)
+
+
+def test_an_asker_that_ended_is_no_compiler_that_took_too_long(
+    cc: Callable[[str], Path], tmp_path: Path
+) -> None:
+    home = cc(SLOW)
+    command = [sys.executable, "-m", "wirecut.machine.compile", str(home / "made.so"), "100", "cc"]
+    asker_ended, asking = os.pipe()
+    with subprocess.Popen(command, stdin=asker_ended, stdout=subprocess.PIPE) as process:
+        os.close(asker_ended)
+        wait_for((tmp_path / "started").exists)
+        os.close(asking)
+        assert process.communicate(timeout=5) == (b"", None)
+    assert process.returncode == 1

@@ -1,6 +1,8 @@
 """The C kernels against torch, and that everything works without them."""
 
+import ctypes
 import os
+import re
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from wirecut.machine import kernels, native, paged
+from wirecut.machine.halves import NativeHalf, NativeHalves, Rows
 
 needs_products = pytest.mark.skipif(
     not hasattr(native.load(), "linear_bf16"), reason="no bf16 products in vectors here"
@@ -34,6 +37,28 @@ def test_a_row_is_the_same_whatever_stands_beside_it() -> None:
     x_TI = torch.randn(40, 512).bfloat16()
     together = product(x_TI)
     assert all(torch.equal(product(x_TI[i : i + 1])[0], together[i]) for i in range(40))
+
+
+@pytest.mark.skipif(native.load() is None, reason="no C kernels here")
+@pytest.mark.parametrize("drift", [{"LANES": 8}, {"Attention": ctypes.c_long * 3}])
+def test_what_python_repeats_of_the_sources_is_checked(drift: dict) -> None:
+    name, mine = next(iter(drift.items()))
+    own = mine if isinstance(mine, int) else ctypes.sizeof(mine)
+    with pytest.raises(native.NativeDrift, match=f"{name} is {own} in Python and"):
+        native.agree(**drift)
+
+
+@needs_products
+def test_every_constant_and_struct_is_known_by_its_name() -> None:
+    """Of these a name that C does not have would never be checked."""
+    names = ("LANES", "PANEL", "MOST_BLOCK", "PROMPT_BLOCK", "MOST_WIDTH")
+    for name in (*names, "Attention", "Half", "Group", "Step"):
+        assert native.load().fact(name.encode()) > 0
+
+
+def test_every_source_sees_the_kernels_as_others_do() -> None:
+    for source in native.SOURCES.glob("*.c"):
+        assert re.search(r'#include "(kernels|halves)\.h"', source.read_text()), source.name
 
 
 @pytest.mark.parametrize("told", [{"WIRECUT_NATIVE": "0"}, {"PATH": "", "XDG_CACHE_HOME": "empty"}])
@@ -148,6 +173,54 @@ def check(counts: list[int], lengths: list[int], shape, look: dict, dtype: torch
             right = _attention(q_THD[row + i].double(), seen, **look)
             torch.testing.assert_close(out_THD[row + i].double(), right, **TOLERANCE[dtype])
         assert not out_THD[row + count].any()
+
+
+# A million positions in one block: to pack all of them takes 256 MB of the 64 that there are.
+SHORT_OF_MEMORY = """
+import resource, sys, torch
+from wirecut.errors import RankFailed
+from wirecut.machine import paged
+torch.set_num_threads(1)
+length, window = 1 << 20, int(sys.argv[1])
+where = paged.Paged(
+    *(torch.tensor([n], dtype=torch.int32) for n in (0, 2, length)),
+    torch.zeros(1, length // 32, dtype=torch.int32),
+    32,
+)
+q_THD, cache = torch.randn(2, 1, 64).bfloat16(), torch.randn(2, 1, 32, 64).bfloat16()
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)
+try:
+    paged.attend(q_THD, *cache, torch.empty_like(q_THD), where, prompts=True, scale=1.0,
+                 window=window or None)
+except RankFailed as error:
+    print(error)
+"""
+
+
+@needs_products
+@pytest.mark.parametrize(("window", "said"), [(0, "no memory left to pack"), (100, "")])
+def test_memory_that_is_missing_is_told_and_a_window_needs_little(window: int, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY, str(window)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    assert bool(said) == bool(done.stdout)
+
+
+def _heads_of(width: int) -> NativeHalf:
+    return NativeHalf(keys=1, head_dim=width, into_outs=64, back_ins=64)
+
+
+@needs_products
+@pytest.mark.parametrize(("widths", "taken"), [((64, 32), True), ((64, 48), False)])
+def test_halves_take_prompts_only_where_each_of_them_does(widths: tuple, taken: bool) -> None:
+    halves = NativeHalves([_heads_of(width) for width in widths], hidden=64, kept=None)
+    turn, number = torch.zeros(2, 32).bfloat16(), torch.zeros(1, dtype=torch.int32)
+    prompts = paged.Paged(number, number, number, number.view(1, 1), BLOCK)
+    rows = Rows((turn, turn), torch.zeros(2, dtype=torch.int64), None, prompts)
+    assert halves.take(torch.zeros(2, 64).bfloat16(), rows) is taken
 
 
 def _attention(q_HD, cache_2KLD, window=None, cap=None, sinks_H=None) -> torch.Tensor:

@@ -16,14 +16,14 @@ import torch
 
 from wirecut.machine import kernels, native
 from wirecut.machine.kernels import PackedLinear
-from wirecut.machine.paged import Paged, takes_block, takes_prompt
+from wirecut.machine.paged import Paged, check_memory, takes_block, takes_prompt
 from wirecut.machine.sizes import fits_turn
 
 Turn = tuple[torch.Tensor, torch.Tensor]
 
 
 class NativeHalf(ctypes.Structure):
-    """One half; see c/halves.c."""
+    """One half; see c/halves.h."""
 
     _fields_ = (
         *((name, c_void_p) for name in ("norm", "into", "into_bias", "back", "head_norms")),
@@ -35,7 +35,7 @@ class NativeHalf(ctypes.Structure):
 
 
 class Group(ctypes.Structure):
-    """Ranks that sum through memory which they share; see c/halves.c."""
+    """Ranks that sum through memory which they share; see c/halves.h."""
 
     _fields_ = (
         ("slots", c_void_p * 2),
@@ -45,7 +45,7 @@ class Group(ctypes.Structure):
 
 
 class Step(ctypes.Structure):
-    """A step, and how far it has come; see c/halves.c."""
+    """A step, and how far it has come; see c/halves.h."""
 
     _fields_ = (
         *((name, c_void_p) for name in ("x", "normed", "wide", "narrow", "part")),
@@ -53,6 +53,9 @@ class Step(ctypes.Structure):
         *((name, native.Attention) for name in ("decodes", "prompts")),
         *((name, c_long) for name in ("rows", "hidden", "turning", "half", "waiting")),
     )
+
+
+native.agree(Half=NativeHalf, Group=Group, Step=Step)
 
 
 def half_of(norm_E: torch.Tensor, eps: float, into: PackedLinear, back: PackedLinear) -> NativeHalf:
@@ -103,7 +106,9 @@ class Running:
 
     def __call__(self, group: Group | None) -> int:
         at = None if group is None else byref(group)
-        return native.load().run_halves(self._halves, len(self._halves), byref(self._step), at)
+        late = native.load().run_halves(self._halves, len(self._halves), byref(self._step), at)
+        check_memory(late)
+        return late
 
 
 class NativeHalves:
@@ -113,7 +118,7 @@ class NativeHalves:
         self._array, self._kept, self._hidden = (NativeHalf * len(halves))(*halves), kept, hidden
         self._wide = max(half.into_outs for half in halves)
         self._narrow = max(half.back_ins for half in halves)
-        self._head_dim = max(half.head_dim for half in halves)
+        self._head_dims = {half.head_dim for half in halves if half.keys}
 
     def take(self, x_TE: torch.Tensor, rows: Rows) -> bool:
         """Whether they can run over these rows."""
@@ -122,8 +127,11 @@ class NativeHalves:
             and x_TE.dtype == torch.bfloat16
             and fits_turn(rows.turn[0].shape[1])
             and (rows.decodes is None or takes_block(rows.decodes.block_tokens))
-            and (rows.prompts is None or takes_prompt(self._head_dim, rows.prompts.block_tokens))
+            and (rows.prompts is None or self._take_prompts(rows.prompts.block_tokens))
         )
+
+    def _take_prompts(self, block_tokens: int) -> bool:
+        return all(takes_prompt(width, block_tokens) for width in self._head_dims)
 
     def over(self, x_TE: torch.Tensor, rows: Rows) -> Running:
         """These halves over the rows `x_TE`, which hold the result when it is done."""

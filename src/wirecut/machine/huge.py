@@ -8,6 +8,7 @@ behind the other, so what is fetched ahead at a weight's end is the beginning of
 """
 
 import mmap
+from contextlib import suppress
 
 import torch
 
@@ -23,15 +24,20 @@ class _Chunk:
     def __init__(self, num_bytes: int) -> None:
         memory = mmap.mmap(-1, num_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            memory.madvise(mmap.MADV_HUGEPAGE)
+            with suppress(OSError):  # a kernel without them: small pages hold weights too
+                memory.madvise(mmap.MADV_HUGEPAGE)
         self._free = torch.frombuffer(memory, dtype=torch.uint8)
 
     def take(self, num_bytes: int) -> torch.Tensor | None:
-        rounded = -(-num_bytes // ALIGN) * ALIGN
+        rounded = _rounded(num_bytes)
         if rounded > len(self._free):
             return None
         taken, self._free = self._free[:num_bytes], self._free[rounded:]
         return taken
+
+
+def _rounded(num_bytes: int) -> int:
+    return -(-num_bytes // ALIGN) * ALIGN
 
 
 _chunk: _Chunk | None = None
@@ -42,7 +48,7 @@ def take(num_bytes: int) -> torch.Tensor:
     global _chunk
     taken = _chunk.take(num_bytes) if _chunk else None
     if taken is None:
-        _chunk = _Chunk(max(CHUNK, num_bytes))
+        _chunk = _Chunk(max(CHUNK, _rounded(num_bytes)))
         taken = _chunk.take(num_bytes)
         assert taken is not None
     return taken

@@ -19,6 +19,7 @@ from wirecut.machine.sizes import LANES, PANEL
 PACKS = (torch.bfloat16, torch.float32)
 VIEW_SHARE = 0.25  # of an operation; a view moves no data (1.7 us where a layer's mean is 7)
 
+native.agree(LANES=LANES, PANEL=PANEL, Attention=native.Attention)
 _native = native.load()
 _ours = _native is not None  # whether our own kernels are in use
 HAS_PRODUCTS = hasattr(_native, "linear_bf16")

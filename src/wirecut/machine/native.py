@@ -1,5 +1,6 @@
 """Kernels in C for the CPU, compiled for this machine when first needed and kept for the next time.
 
+    agree(LANES=16)         # what Python repeats of the sources is what they say
     library = load()        # None: no compiler, or WIRECUT_NATIVE=0; torch then does everything
     library.rms_norm(x.data_ptr(), weight.data_ptr(), out.data_ptr(), rows, width, eps, 1)
 
@@ -24,6 +25,10 @@ COMPILE_S = 120.0
 _at, _int, _long, _float = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
 
 
+class NativeDrift(Exception):
+    """Python and the C sources beside it do not agree: a mistake in wirecut."""
+
+
 class Attention(ctypes.Structure):
     """What attention is asked; see c/attention.h."""
 
@@ -40,6 +45,7 @@ class Attention(ctypes.Structure):
 ARGUMENTS = {
     "all_reduce": (_at, _at, _at, _long, _long, _long, _long, _long, _int),
     "decode_attention": (ctypes.POINTER(Attention), _int),
+    "fact": (ctypes.c_char_p,),
     "embed": (_at, _at, _at, _long, _long, _long, _long, _int),
     "keep": (_at, _at, _at, _long, _long, _long, _long, _long, _int),
     "rms_norm": (_at, _at, _at, _long, _long, _float, _int),
@@ -71,6 +77,18 @@ def load() -> ctypes.CDLL | None:
             function = getattr(library, name)
             function.argtypes, function.restype = arguments, _long
     return library
+
+
+def agree(**repeated: int | type[ctypes.Structure]) -> None:
+    """Check constants and structs that Python repeats against the library's, as far as it has them;
+    a call that passes another layout would read what is not there. Raises NativeDrift.
+    """
+    library = load()
+    for name, mine in repeated.items():
+        own = mine if isinstance(mine, int) else ctypes.sizeof(mine)
+        theirs = own if library is None else library.fact(name.encode())
+        if theirs not in (own, -1):
+            raise NativeDrift(f"{name} is {own} in Python and {theirs} in the C kernels")
 
 
 def _compiled() -> Path:

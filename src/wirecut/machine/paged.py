@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
+from wirecut.errors import RankFailed
 from wirecut.machine import kernels, native
-from wirecut.machine.sizes import LANES, fits_prompts
+from wirecut.machine.sizes import LANES, MOST_WIDTH, fits_prompts
 
-MOST_BLOCK = 64  # as c/attention.c has it
-PROMPT_BLOCK = 32  # as c/prompts.c has it
+MOST_BLOCK, PROMPT_BLOCK = 64, 32  # as c/attention.h has them
+native.agree(MOST_BLOCK=MOST_BLOCK, PROMPT_BLOCK=PROMPT_BLOCK, MOST_WIDTH=MOST_WIDTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,15 @@ def attend(
     )
     library = native.load()
     if prompts:
-        library.prompt_attention(asked, where.counts_N.data_ptr())
+        check_memory(library.prompt_attention(asked, where.counts_N.data_ptr()))
     else:
         library.decode_attention(asked, q_THD.dtype == torch.bfloat16)
+
+
+def check_memory(code: int) -> None:
+    """Raise RankFailed where a call that attends to prompts says that memory is missing."""
+    if code < 0:
+        raise RankFailed(
+            "there is no memory left to pack the keys and values of a prompt's head for the "
+            "attention kernel: serve shorter or fewer prompts at once, or take more devices"
+        )

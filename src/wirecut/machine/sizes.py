@@ -9,8 +9,8 @@ Imports no torch, as planning does not.
 from wirecut.units import KIB, MIB
 
 LANES = 16  # as c/numbers.h has it
-PANEL = 32  # outputs that stand together in a weight, as c/products.c has it
-MOST_WIDTH = 256  # of a head, as c/prompts.c has it
+PANEL = 32  # outputs that stand together in a weight, as c/tiles.h has it
+MOST_WIDTH = 256  # of a head, as c/attention.h has it
 LARGEST_SLOT = 8 * MIB  # of a collective in shared memory
 TWO_SHOT_BYTES = 256 * KIB  # from here on, more than two ranks share the adding
 

@@ -5,9 +5,7 @@
 
 #include <math.h>
 
-#include "attention.h"
-
-enum { MOST_BLOCK = 64 };
+#include "kernels.h"
 
 // Have 16 positions in the second cache before they are needed: they would flood the first.
 INLINE void fetch(const Attention *a, const void *rows, long from, int bf16)

@@ -8,7 +8,9 @@
 
 #include "numbers.h"
 
-enum { MOST_WIDTH = 256 };
+enum { MOST_BLOCK = 64 };    // places that decodes read at a time, at most
+enum { PROMPT_BLOCK = 32 };  // those of a prompt: exactly
+enum { MOST_WIDTH = 256 };   // of a head of a prompt
 
 typedef struct {
     const void *queries, *keys, *values;

@@ -6,39 +6,9 @@
 
 #include <time.h>
 
-#include "kernels.h"
+#include "halves.h"
 
 #ifdef HAS_TILES
-
-typedef struct {
-    const bf16 *norm;             // weight of the norm before
-    const bf16 *into, *into_bias; // the product into the part: q, k and v, or gate and up
-    const bf16 *back;             // the product out of it
-    const bf16 *head_norms;       // of queries and keys, by head; or none
-    void *keys, *values;          // none: an MLP
-    long into_outs, back_ins;
-    long heads, kv_heads, head_dim, places, window;
-    float eps, head_eps, scale;
-} Half;
-
-// Ranks that share memory; see all_reduce. `round` is the last one that this rank was in.
-typedef struct {
-    void *const *slots[2];
-    int64_t *const *flags;
-    long rank, size, round, spins;
-} Group;
-
-// What all halves of a step are told, and how far it has come: `half` is the next one, `waiting`
-// whether its part is computed and only its sum is missing. `times`: begin and end of every sum.
-typedef struct {
-    bf16 *x, *normed, *wide, *narrow, *part;
-    const bf16 *cosines, *sines;
-    const int64_t *slots;
-    const int32_t *prompt_counts;
-    int64_t *times;
-    Attention decodes, prompts; // the fields that do not depend on the half
-    long rows, hidden, turning, half, waiting;
-} Step;
 
 static int64_t now(void)
 {
@@ -57,7 +27,8 @@ static Attention asked(const Half *h, const Step *s, Attention a)
     return a;
 }
 
-static void attention(const Half *h, const Step *s)
+// Returns 0, or -1 where memory is missing; so does `part`.
+static long attention(const Half *h, const Step *s)
 {
     long turned = h->heads + h->kv_heads, stride = (turned + h->kv_heads) * h->head_dim;
     if (h->head_norms)
@@ -69,19 +40,19 @@ static void attention(const Half *h, const Step *s)
     Attention decodes = asked(h, s, s->decodes), prompts = asked(h, s, s->prompts);
     if (decodes.sequences)
         decode_attention(&decodes, 1);
-    if (prompts.sequences)
-        prompt_attention(&prompts, s->prompt_counts);
+    return prompts.sequences ? prompt_attention(&prompts, s->prompt_counts) : 0;
 }
 
-static void part(const Half *h, const Step *s)
+static long part(const Half *h, const Step *s)
 {
     rms_norm(s->x, h->norm, s->normed, s->rows, s->hidden, h->eps, 1);
     linear_bf16(s->normed, h->into, h->into_bias, s->wide, s->rows, h->into_outs, s->hidden);
-    if (h->keys)
-        attention(h, s);
-    else
+    if (!h->keys)
         silu_gate(s->wide, s->narrow, s->rows, h->back_ins, 1);
+    else if (attention(h, s))
+        return -1;
     linear_bf16(s->narrow, h->back, 0, s->part, s->rows, s->hidden, h->back_ins);
+    return 0;
 }
 
 static void add(bf16 *x, const bf16 *y, long rows, long width)
@@ -93,13 +64,15 @@ static void add(bf16 *x, const bf16 *y, long rows, long width)
 }
 
 // Run what is left of `count` halves. `g`: none, or the ranks over which parts are summed. Returns 0
-// when x has passed them all; else 1 + the rank that is late: wait for it, and call again.
+// when x has passed them all; else 1 + the rank that is late: wait for it, and call again; or -1
+// where memory is missing.
 long run_halves(const Half *halves, long count, Step *s, Group *g)
 {
     for (; s->half < count; s->half++) {
         int64_t *times = s->times + 2 * s->half;
         if (!s->waiting) {
-            part(halves + s->half, s);
+            if (part(halves + s->half, s))
+                return -1;
             s->waiting = 1;
             times[0] = now();
             if (g)

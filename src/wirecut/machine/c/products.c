@@ -4,7 +4,7 @@
 // ins / 2, 32, 2). A product of one row so reads memory once from front to back; one of many reads
 // each panel from the cache again. Every row sums in the same order whatever stands beside it.
 
-#include "tiles.h"
+#include "kernels.h"
 
 #ifdef HAS_TILES
 void pack_bf16(const bf16 *weight, bf16 *packed, long outs, long ins)
@@ -21,7 +21,7 @@ void pack_bf16(const bf16 *weight, bf16 *packed, long outs, long ins)
 }
 
 // The first `left` of a panel's outputs, with their bias if there is one.
-static void store(const __m512 sums[2], const bf16 *bias, bf16 *y, long left)
+static void store_panel(const __m512 sums[2], const bf16 *bias, bf16 *y, long left)
 {
     for (long at = 0; at < PANEL && at < left; at += VECTOR) {
         __mmask16 mask = left - at < VECTOR ? (1u << (left - at)) - 1 : 0xffff;
@@ -51,8 +51,8 @@ void linear_bf16(const bf16 *x, const bf16 *packed, const bf16 *bias, bf16 *y, l
             const char *ahead = (const char *)panel + panel_bytes + pass * stride * (ins / 2);
             TILES[last - first](x + first * ins, ins, panel, ahead, stride, sums);
             for (long r = first; r < last; r++)
-                store(sums[r - first], bias ? bias + p * PANEL : 0, y + r * outs + p * PANEL,
-                      outs - p * PANEL);
+                store_panel(sums[r - first], bias ? bias + p * PANEL : 0,
+                            y + r * outs + p * PANEL, outs - p * PANEL);
         }
     }
 }

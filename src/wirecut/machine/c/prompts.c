@@ -1,16 +1,17 @@
 // Attention of the rows of a prompt, or of a chunk of one, in bf16.
 //
-// A head's keys and values are packed once as panels, 32 positions a block. Then up to 12 rows at a
-// time take block after block as two products, with the running softmax of attention.c between them.
+// A head's keys and values are packed once as panels, 32 positions a block, as far as any row sees.
+// Then up to 12 rows at a time take block after block as two products, with the running softmax of
+// attention.c between them.
 
 #include <math.h>
 #include <stdlib.h>
 
-#include "attention.h"
-#include "tiles.h"
+#include "kernels.h"
 
 #ifdef HAS_TILES
-enum { BLOCK = PANEL };
+enum { BLOCK = PROMPT_BLOCK };
+_Static_assert((int)BLOCK == (int)PANEL, "a block of positions is a panel");
 
 // Up to 12 rows under way: what each has mixed so far, relative to its greatest score.
 typedef struct {
@@ -77,6 +78,12 @@ static void take_block(const Attention *a, Rows *rows, int count, long block, co
     }
 }
 
+// The first position that a row sees whose last is `last`.
+INLINE long first_seen(const Attention *a, long last)
+{
+    return a->window && last >= a->window ? last - a->window + 1 : 0;
+}
+
 // Row number `r` of a sequence's rows for key head `k`: row r / shared of the step, head r % shared.
 static void begin_row(const Attention *a, Rows *rows, int at, long s, long k, long r, long start)
 {
@@ -89,15 +96,20 @@ static void begin_row(const Attention *a, Rows *rows, int at, long s, long k, lo
     rows->top[at] = a->sinks ? a->sinks[head] : -INFINITY;
     rows->sum[at] = a->sinks ? 1 : 0;
     rows->last[at] = last;
-    rows->first[at] = a->window && last >= a->window ? last - a->window + 1 : 0;
+    rows->first[at] = first_seen(a, last);
 }
 
-static void prompt_head(const Attention *a, long s, long k, long count)
+// Returns 0, or -1 where memory is missing.
+static long prompt_head(const Attention *a, long s, long k, long count)
 {
     long shared = a->heads / a->kv_heads, width = a->head_dim, length = a->lengths[s];
-    long start = length - count, blocks = (length + BLOCK - 1) / BLOCK, size = BLOCK * width;
-    bf16 *keys = aligned_alloc(64, 2 * blocks * size * sizeof(bf16)), *values = keys + blocks * size;
-    for (long b = 0; b < blocks; b++) {
+    long start = length - count, size = BLOCK * width;
+    long first = first_seen(a, start) / BLOCK, blocks = (length + BLOCK - 1) / BLOCK - first;
+    bf16 *packed = aligned_alloc(64, 2 * blocks * size * sizeof(bf16));
+    if (!packed)
+        return -1;
+    bf16 *keys = packed - first * size, *values = keys + blocks * size;
+    for (long b = first; b < first + blocks; b++) {
         long place = k * a->places + (long)a->blocks[s * a->blocks_each + b] * BLOCK;
         const bf16 *from_keys = a->keys, *from_values = a->values;
         pack(from_keys + place * width, from_values + place * width, length - b * BLOCK, width,
@@ -114,15 +126,19 @@ static void prompt_head(const Attention *a, long s, long k, long count)
             for (long d = 0; d < width; d += LANES)
                 store(rows.out[i], d, load(rows.mixed, i * width + d, 0) / rows.sum[i], 1);
     }
-    free(keys);
+    free(packed);
+    return 0;
 }
 
-// Sequences have counts[s] rows from rows[s] on, their last positions. Blocks of 32, bf16.
-void prompt_attention(const Attention *a, const int32_t *counts)
+// Sequences have counts[s] rows from rows[s] on, their last positions. Blocks of 32, bf16. Returns 0,
+// or -1 where memory is missing.
+long prompt_attention(const Attention *a, const int32_t *counts)
 {
-#pragma omp parallel for collapse(2)
+    long missing = 0;
+#pragma omp parallel for collapse(2) reduction(| : missing)
     for (long s = 0; s < a->sequences; s++)
         for (long k = 0; k < a->kv_heads; k++)
-            prompt_head(a, s, k, counts[s]);
+            missing |= prompt_head(a, s, k, counts[s]);
+    return missing;
 }
 #endif

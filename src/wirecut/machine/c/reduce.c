@@ -1,7 +1,7 @@
 // The sum over ranks that share memory, as machine/shm.py describes it: each rank copies its data to
 // its slot, says so by its flag, and adds all slots in the order of ranks, in fp32.
 
-#include "numbers.h"
+#include "kernels.h"
 
 // 0 once every flag has reached `round`, else 1 + the rank whose flag had not after `spins` looks.
 static long late(int64_t *const *flags, long size, int64_t round, long spins)
