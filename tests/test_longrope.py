@@ -2,6 +2,7 @@
 from short to long is computed again.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 import parity
 from matrix import MODES
 from sched_fake import FakeEngine, create_scheduler
+from wirecut.bench.report import dealt
+from wirecut.engine.messages import Dealt
 from wirecut.engine.models.known import STYLES
 from wirecut.engine.models.ropes import LongRope
 from wirecut.engine.rope import rope_tables
@@ -52,7 +55,8 @@ def test_tokens_are_those_of_generate(
 ) -> None:
     cell = parity.run_cell(theirs, layout, limits=MODES[mode].limits, rounds=rounds)
     parity.check(cell)
-    assert cell.dealt.preemptions >= 2 * rounds
+    assert cell.dealt.outgrown == 2 * rounds
+    assert cell.dealt.preemptions == 0
 
 
 @pytest.mark.parametrize(
@@ -100,9 +104,22 @@ def test_a_request_that_becomes_long_starts_again_and_finds_long_blocks_only() -
     spans = [(e.start, e.stop, e.long) for step in engine.steps for e in step.entries]
     # 9 tokens are long: the two that were written are computed with the prompt
     assert spans == [(0, 7, False), (7, 8, False), (0, 9, True), (9, 10, True)]
-    assert engine.scheduler.num_recomputed_tokens == 8
+    scheduler = engine.scheduler
+    assert (scheduler.num_preemptions, scheduler.num_outgrown) == (0, 1)
+    assert scheduler.num_recomputed_tokens == 8
     engine.add(Request("long", prompt + tuple(engine.requests["grows"].output[:2]), 1))
     engine.add(Request("short", prompt, 1))
     engine.run()
     found = {e.request_id: (e.start, e.long) for e in engine.steps[-1].entries}
     assert found == {"long": (8, True), "short": (6, False)}
+
+
+def test_a_report_tells_them_from_requests_that_had_no_room() -> None:
+    def said(**did: int) -> str:
+        counts = {"preemptions": 0, "outgrown": 0} | did
+        return str(dealt(SimpleNamespace(dealt=Dealt(100, 8, **counts, recomputed_tokens=30))))
+
+    assert "again" not in said()
+    assert "preempted" not in said(outgrown=2)
+    assert "requests became long and needed other keys 2 times, for which 30" in said(outgrown=2)
+    assert "for want of KV room and became long" in said(outgrown=2, preemptions=1)

@@ -130,10 +130,15 @@ def dealt(run: Run) -> Block:
     """What the schedulers found computed already, and what they computed twice."""
     did = run.dealt
     said = f"Of {did.prompt_tokens:,} prompt tokens {did.cached_tokens:,} were computed already"
+    again: list[str] = []
     if did.preemptions:
+        again.append(f"were preempted {did.preemptions:,} times for want of KV room")
+    if did.outgrown:
+        again.append(f"became long and needed other keys {did.outgrown:,} times")
+    if again:
         said += (
-            f"; requests were preempted {did.preemptions:,} times, for which "
-            f"{did.recomputed_tokens:,} tokens were computed again"
+            f"; requests {' and '.join(again)}, for which {did.recomputed_tokens:,} tokens were "
+            "computed again"
         )
     return Paragraph(f"{said}.")
 

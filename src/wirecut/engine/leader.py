@@ -90,6 +90,7 @@ class Leader:
             prompt_tokens=dealt.num_prompt_tokens,
             cached_tokens=dealt.num_cached_tokens,
             preemptions=dealt.num_preemptions,
+            outgrown=dealt.num_outgrown,
             recomputed_tokens=dealt.num_recomputed_tokens,
         )
 

@@ -112,12 +112,14 @@ class Sampled(msgspec.Struct, frozen=True, tag="sampled"):
 
 class Dealt(msgspec.Struct, frozen=True, tag="dealt"):
     """What a replica's scheduler dealt: prompt tokens, how many of them were found computed, how
-    often a request was preempted, and the tokens computed again for that.
+    often a request was preempted for want of KV room or outgrew its keys, and the tokens computed
+    again for either.
     """
 
     prompt_tokens: int
     cached_tokens: int
     preemptions: int
+    outgrown: int
     recomputed_tokens: int
 
 

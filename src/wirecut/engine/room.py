@@ -3,7 +3,11 @@
     takes = [held_by(task, spec, rank) for rank in ranks]
     check_room(takes, free_bytes, where="this host", kv_tokens=4096)     # raises RankFailed
 
-A plan knows what a device has, not what others use of it meanwhile. Imports no torch.
+A plan knows what a device has, not what others use of it meanwhile. Counted are weights and the
+cache, which are nearly all; not activations, the memory that ranks share, and what unpacking takes
+in passing. Ranks that one process starts on a host ask together; where several such processes, or
+ranks with one GPU each in common, start at once, each asks for itself and may find the same memory.
+Imports no torch.
 """
 
 from collections.abc import Sequence

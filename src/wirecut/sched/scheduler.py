@@ -77,7 +77,8 @@ class Scheduler:
         self.weights = Weights(attention_tokens)
         self.prefix_cache = prefix_cache
         self.longest_short = longest_short
-        self.num_preemptions = 0
+        self.num_preemptions = 0  # for want of KV room
+        self.num_outgrown = 0  # requests that became long
         self.num_recomputed_tokens = 0
         self.num_prompt_tokens = 0  # of requests that were started
         self.num_cached_tokens = 0  # of those, found computed
@@ -180,7 +181,8 @@ class Scheduler:
     def _go_on(self, request: Request) -> None:
         """A request has heard a token and needs the next."""
         if request.outgrows(self.longest_short):
-            self._preempt(request)
+            self.num_outgrown += 1
+            self._start_again(request)
         else:
             self._ready.append(request)
 
@@ -296,14 +298,14 @@ class Scheduler:
             ]
             if not younger:
                 return False
-            self._preempt(max(younger, key=lambda other: other.arrival))
+            self.num_preemptions += 1
+            self._start_again(max(younger, key=lambda other: other.arrival))
         return True
 
-    def _preempt(self, request: Request) -> None:
+    def _start_again(self, request: Request) -> None:
         """Take a request's blocks; it waits, in order of arrival, and then computes prompt and
         output again.
         """
-        self.num_preemptions += 1
         request.num_lost, request.num_computed = request.num_computed, 0
         self._stop_running(request)
         at = next(
