@@ -60,7 +60,7 @@ def attend(
     look: Look = PLAIN,
 ) -> torch.Tensor:
     """Store this step's keys and values, then let each sequence's rows attend to its own. Returns
-    (T, X).
+    (T, X). Raises NotImplementedError for a batch without spans that is not served in one call.
     """
     kernels.keep(k_TKD, keys_KSD, batch.slots_T)
     kernels.keep(v_TKD, values_KSD, batch.slots_T)
@@ -71,6 +71,8 @@ def attend(
             q_THD, keys_KSD, values_KSD, step, scale=scale, window=window
         )
         return together_THD.flatten(1)
+    if not batch.spans:
+        raise NotImplementedError("attention goes sequence by sequence here")
     out_THD = q_THD.new_empty(*q_THD.shape[:2], values_KSD.shape[2])
     spans = _in_one_call(q_THD, keys_KSD, values_KSD, out_THD, batch, look)
     for span in spans:

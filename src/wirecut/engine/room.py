@@ -45,6 +45,7 @@ def held_by(task: Task, spec: ModelSpec, rank: int) -> Takes:
         held_units(layer.mixer.kv, layout.tp, at["tp"], shares) for layer in layers if layer.mixer
     )
     places = task.limits.kv_tokens // task.block_tokens * task.block_tokens
+    places += 0 if on_cpu else task.block_tokens  # the spare block of recorded steps
     return Takes(rank, weights, elements * places * DTYPE_BYTES[task.dtype])
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 import torch
 
-from wirecut.engine.batch import build_batch
+from wirecut.engine.batch import Batch, build_batch
+from wirecut.engine.graphs import Graphs
 from wirecut.engine.leader import Leader
 from wirecut.engine.messages import Begin, Counted, Draws, Held, Loaded, Loading, Task, ToRank
 from wirecut.engine.models.build import build_stage
@@ -27,10 +28,12 @@ from wirecut.errors import during
 from wirecut.fabric.host import free_memory_bytes
 from wirecut.layout.shards import padded_vocab
 from wirecut.machine.channel import Channel
+from wirecut.machine.cuda_graph import Recorder
 from wirecut.machine.host import RankProcess
 from wirecut.machine.shm import Arena
 from wirecut.sched.sampling import MOST_LOGPROBS
 from wirecut.sched.step import END, REST, Entry, Step
+from wirecut.spec.feedforward import Moe
 from wirecut.spec.hf import read_config
 from wirecut.spec.model import ModelSpec
 
@@ -119,22 +122,41 @@ class Rank:
             weights=task.weights,
         )
         self.num_blocks = task.limits.kv_tokens // task.block_tokens
+        self._spare_blocks = 0 if self.device.type == "cpu" else 1
         style = read_style(Path(task.folder), spec.architecture)
         self.longest_short = style.rope.longest_short
         self.stage = build_stage(
             reader,
             style,
             cut,
-            num_places=self.num_blocks * task.block_tokens,
+            num_places=(self.num_blocks + self._spare_blocks) * task.block_tokens,
             tp=self.wires.tp,
             ep=self.wires.experts,
             progress=lambda: process.channel.send(Loading(reader.tensors_done, len(reader))),
         )
+        self.graphs = self._graphs(spec)
         _meet_others(process.channel)
         self._count_from_zero()
         self._warm_up()
         self._count_from_zero()
         process.channel.send(Loaded(reader.bytes_read, reader.bytes_held, time.monotonic() - begin))
+
+    def _graphs(self, spec: ModelSpec) -> Graphs | None:
+        """For decodes of a dense model that is one stage on a GPU: neither experts, whose host
+        counts rows, nor spans, which wait for the GPU, can be recorded.
+        """
+        dense = not any(isinstance(layer.mlp, Moe) for layer in spec.layers)
+        whole = self.device.type == "cuda" and self.is_first and self.is_last
+        if not (dense and whole and isinstance(self.log, Off)):
+            return None
+        longest = -(-spec.max_positions // self.task.block_tokens)
+        return Graphs(
+            self.stage,
+            self._batch,
+            Recorder(),
+            blocks_each=min(longest, self.num_blocks),
+            spare_block=self.num_blocks,
+        )
 
     def _warm_up(self) -> None:
         """Run a prompt and a token: what is built at first use is built now."""
@@ -166,15 +188,11 @@ class Rank:
         self.wires.experts.join()
 
     def _forward(self, entries: tuple[Entry, ...]) -> Draws | None:
-        batch = build_batch(
-            entries,
-            block_tokens=self.task.block_tokens,
-            dtype=self.dtype,
-            device=self.device,
-            windows=self.stage.windows,
-        )
         self.forwards += 1
-        self.tokens += batch.num_tokens
+        self.tokens += sum(len(entry.tokens) for entry in entries)
+        if self.graphs and self.graphs.take(entries):
+            return self._draw(self.graphs.logits(entries), entries)
+        batch = self._batch(entries)
         wires, x_TE = self.wires, None
         if wires.incoming:
             x_TE = wires.incoming.receive(
@@ -185,16 +203,28 @@ class Rank:
             wires.outgoing.send(x_TE)
         if not self.is_last:
             return None
-        sampling = [entry for entry in entries if entry.samples]
+        sampling = tuple(entry for entry in entries if entry.samples)
         if not sampling:
             return Draws([]) if self.at["tp"] == 0 else None
+        return self._draw(self.stage.logits(batch, x_TE), sampling)
+
+    def _batch(self, entries: tuple[Entry, ...]) -> Batch:
+        return build_batch(
+            entries,
+            block_tokens=self.task.block_tokens,
+            dtype=self.dtype,
+            device=self.device,
+            windows=self.stage.windows,
+        )
+
+    def _draw(self, logits_TV: torch.Tensor | None, sampling: tuple[Entry, ...]) -> Draws | None:
+        """What each of these entries draws, on the rank that has the logits."""
         self.sampling_forwards += 1
         self.sampled_rows += len(sampling)
-        logits_TV = self.stage.logits(batch, x_TE)
         if logits_TV is None:
             return None
         with self.log.span("sampling"):
-            draws = sample(logits_TV, sampling)
+            draws = sample(logits_TV, list(sampling))
         if self.task.keep_logits:
             kept = [row.float().cpu().numpy().tobytes() for row in logits_TV]
             return msgspec.structs.replace(draws, logits=kept)
