@@ -24,14 +24,15 @@ from zoo import SIZES, ZOO
 pytestmark = pytest.mark.skipif(
     not hasattr(native.load(), "run_halves"), reason="no bf16 products in vectors here"
 )
-# Of a row's logits, root mean square of the difference over that of all logits. bf16 rounds by up
-# to 2^-9 = 0.002 each time. Measured: 0.006 to 0.026; transformers in bf16 0.006 to 0.029.
-MOST = 0.03
-# Of these weights no choice of experts is so near a tie that bf16 decides it otherwise: with seed 0
-# one of gpt-oss's is, 0.05 between scores that spread by 5, and its row is off by half.
-SEED = 1
+# Root mean square of the difference over that of the logits, of all rows and of the worst one; each
+# bf16 is rounded by up to 2^-9 = 0.002. Measured: 0.010 to 0.041, and 0.013 to 0.077; transformers
+# in bf16 0.010 to 0.071, and 0.013 to 0.148.
+MOST, MOST_OF_A_ROW = 0.05, 0.1
+# Of these weights no choice of experts that matters is so near a tie that bf16 decides it itself:
+# elsewhere such a row is off by up to its whole, here and in transformers in bf16 alike.
+SEEDS = dict.fromkeys(ZOO, 2) | {"qwen2_moe": 1, "deepseek_v2": 0}
 TEXTS = tuple(
-    tuple(random.Random(i).randrange(5, SIZES["vocab_size"]) for _ in range(length))
+    tuple(random.Random(i).choices(range(5, SIZES["vocab_size"]), k=length))
     for i, length in enumerate((80, 60))
 )
 BLOCKS = ((0, 1, 2), (5, 3, 4))
@@ -52,10 +53,11 @@ def steps() -> list[tuple[Entry, ...]]:
 
 
 def check(ours_TV: torch.Tensor, theirs_TV: torch.Tensor) -> None:
-    """Row by row, within the bound."""
+    """All rows and each are within their bounds."""
     scale = theirs_TV.square().mean().sqrt()
     off_T = (ours_TV.float() - theirs_TV).square().mean(1).sqrt() / scale
-    assert off_T.max() < MOST, off_T
+    assert off_T.square().mean().sqrt() < MOST, off_T
+    assert off_T.max() < MOST_OF_A_ROW, off_T
 
 
 def reference(folder: Path, texts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
@@ -68,7 +70,7 @@ def reference(folder: Path, texts: Sequence[Sequence[int]]) -> list[torch.Tensor
 @cache
 def model_of(architecture: str, folder: Path) -> tuple[Path, torch.Tensor]:
     """A model, and the logits that the steps ask for."""
-    made = write_plain(folder / architecture, architecture, seed=SEED)
+    made = write_plain(folder / architecture, architecture, seed=SEEDS[architecture])
     theirs = reference(made, TEXTS)
     rows = [theirs[i][stop - 1] for stops in STOPS for i, stop in enumerate(stops)]
     return made, torch.stack(rows)
