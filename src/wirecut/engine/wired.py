@@ -58,6 +58,13 @@ def choose_wires(cut: Cut, fabric: Fabric) -> Wired:
     )
 
 
+def sums_in_one_host(layout: Layout, wired: Wired, rank: int, neighbours: tuple[int, ...]) -> bool:
+    """Whether the TP group of `rank` are GPUs of its host, whose ranks are `neighbours`."""
+    groups = zip(layout.groups("tp"), wired.tp, strict=True)
+    group, kind = next((group, kind) for group, kind in groups if rank in group)
+    return kind == "nccl" and set(group) <= set(neighbours)
+
+
 def replica_ranks(layout: Layout, replica: int) -> tuple[int, ...]:
     """The ranks that together hold one copy of the model; the first leads it."""
     first = replica * layout.replica_size

@@ -7,13 +7,14 @@ through sockets.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 from wirecut.engine.comm import Comm, HandOff, SharedHandOff, SocketHandOff
 from wirecut.engine.exchange import ExpertComm
 from wirecut.engine.rounds import PairsGather, Rounds
 from wirecut.engine.talk import SharedBytes, SocketBytes
 from wirecut.engine.trace import Log, Off, What, watch, watch_inside
-from wirecut.engine.wired import Wired, leader_ranks, replica_ranks
+from wirecut.engine.wired import Wired, leader_ranks, replica_ranks, sums_in_one_host
 from wirecut.layout.layout import Layout
 from wirecut.layout.plan import Limits
 from wirecut.machine.clock import clock_ahead
@@ -23,6 +24,7 @@ from wirecut.machine.pipes import Pipe, Pipes
 from wirecut.machine.shm import CACHE_LINE, DEADLINE_S, Arena, ShmGroup
 from wirecut.machine.sizes import LARGEST_SLOT
 from wirecut.machine.sockets import Line, TorchGroup, TorchPair, join, meet
+from wirecut.machine.symmetric import MOST_SYMMETRIC, TorchMemory, over
 from wirecut.units import KIB
 
 STAGE_DEADLINE_S = 600.0  # another stage computes meanwhile: minutes for a long prompt on CPUs
@@ -109,6 +111,10 @@ def connect(
         ahead_ns = clock_ahead(line, pipes, neighbours)
         parts |= _socket_parts(shape, rank, pipes)
         pipes.close()
+        if sums_in_one_host(layout, wired, rank, neighbours):
+            nccl = cast(TorchGroup, parts["tp"])
+            most_bytes = min(MOST_SYMMETRIC, shape.budget_bytes)
+            parts["tp"] = over(nccl, TorchMemory(), most_bytes=most_bytes)
     parts |= {
         name: watch(parts[name], log, calls) for name, calls in WATCHED.items() if name in parts
     }

@@ -260,6 +260,12 @@ class TorchGroup:
         mine = dist.get_rank()
         self.rank = members.index(mine) if mine in members else None
 
+    @property
+    def name(self) -> str:
+        """What torch calls it."""
+        assert isinstance(self._group, dist.ProcessGroup)
+        return self._group.group_name
+
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         """Sum `x` over the group, in place."""
         with _naming(self.members, "all-reduce"):
