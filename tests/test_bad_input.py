@@ -123,13 +123,16 @@ def test_unknown_words(option: str) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--prompt", ""), "a prompt of 0 tokens"),
+        (("--prompt", ""), "a prompt is empty"),
         (("--prompt", "\udcff"), "not valid Unicode"),
         (("--prompt", "x" * 5000), "window is 4096"),
         (("--prompt", "x", "--max-tokens", "5000"), "window is 4096"),
         ((*PROMPT, "-n", "2"), "equal answers"),
         ((*PROMPT, "--stop", ""), "stop string is empty"),
         ((), "Missing option '--prompt'"),
+        ((*PROMPT, "--fabric", "2xL40S:pcie4", "--layout", "tp2"), "this machine has 0 GPUs"),
+        ((*PROMPT, "--layout", "tp2pp2"), "`wirecut probe --ranks 4 --out shared.json`"),
+        ((*PROMPT, "--dtype", "int4"), "is stored in bf16: wirecut runs int4 where a checkpoint"),
     ],
 )
 def test_prompts(words: tuple[str, ...], says: str) -> None:

@@ -108,6 +108,15 @@ def test_more_tensors_than_needed_do_no_harm(tmp_path):
     check_checkpoint(tmp_path, SPEC)
 
 
+def test_layers_that_the_configuration_does_not_count_are_named(tmp_path):
+    """But for those that predict further tokens, as DeepSeek-V3 has one behind its last."""
+    extra = f"model.layers.{SPEC.num_layers}.mlp.up_proj.weight"
+    write(tmp_path, {**shapes(), extra: (4, 4)})
+    refused(tmp_path, f"config.json does not count, which says {SPEC.num_layers}: {extra}")
+    (tmp_path / "config.json").write_text('{"num_nextn_predict_layers": 1}')
+    check_checkpoint(tmp_path, SPEC)
+
+
 @pytest.mark.parametrize("dtype", ["F32", "F16"])
 def test_other_float_types_are_read(tmp_path, dtype):
     write(tmp_path, dtype=dtype)

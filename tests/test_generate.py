@@ -96,7 +96,7 @@ def test_json_tells_every_copy_its_logprobs_and_what_was_shared(
         check=False,
     )
     assert done.returncode == 1
-    assert "2 of 4 answers failed, as in: a prompt of 0 tokens" in done.stderr
+    assert "2 of 4 answers failed, as in: a prompt is empty" in done.stderr
     told = json.loads(done.stdout)
     assert [output["prompt"] for output in told["outputs"]] == [0, 0, 1, 1]
     assert [output["stopped_by"] for output in told["outputs"]] == ["length"] * 2 + ["failed"] * 2
@@ -108,6 +108,7 @@ def test_json_tells_every_copy_its_logprobs_and_what_was_shared(
         "cached_tokens": 32,
         "preemptions": 0,
         "recomputed_tokens": 0,
+        "outgrown": 0,
     }
 
 
@@ -139,7 +140,7 @@ def test_text_streams_and_tables_follow(checkpoint: Path, four: Path) -> None:
     assert "Predicted and measured" in done.stdout
     assert "On the wires of" in done.stdout
     assert "Of 8 prompt tokens 0 were computed already" in " ".join(done.stdout.split())
-    assert "KV room for 32 tokens a replica; rank 0 has the least memory" in done.stderr
+    assert "KV room taken: 32 tokens a replica. There is memory for " in done.stderr
 
 
 def test_a_plan_runs_and_so_does_another_layout_of_its_ranking(
@@ -199,8 +200,8 @@ def test_prompts_that_begin_alike_share_and_write_the_same(checkpoint: Path) -> 
 
 
 BAD = [
-    (Prompt((), 4), "0 tokens"),
-    (Prompt((1,), 0), "0 to write"),
+    (Prompt((), 4), "a prompt is empty"),
+    (Prompt((1,), 0), "max_tokens is 0"),
     (Prompt((1, 999), 4), "token ids outside 0 to 319"),
     (Prompt((1,) * 100, 40), "KV room for 128"),
     (Prompt((1,) * 5000, 40), "window is 4096"),

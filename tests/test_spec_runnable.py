@@ -24,7 +24,10 @@ def test_a_plain_llama_is_run():
             "has weights in nf4 .bitsandbytes.: wirecut plans it",
         ),
         ({"rope_scaling": {"rope_type": "proportional"}}, "rotary embedding by proportional"),
-        ({"model_type": "glm"}, "is a glm model: wirecut plans it, but runs llama, mistral"),
+        (
+            {"model_type": "glm"},
+            "is of architecture glm: wirecut plans it, but runs llama, mistral",
+        ),
     ],
 )
 def test_what_is_planned_only_says_why(changes, words):
@@ -36,7 +39,7 @@ def test_what_is_planned_only_says_why(changes, words):
 def test_other_architectures_are_planned_only(name):
     spec = find_bundled(name)
     assert spec is not None
-    with pytest.raises(ModelError, match=f"is a {spec.architecture} model"):
+    with pytest.raises(ModelError, match=f"is of architecture {spec.architecture}"):
         check_runnable(spec)
 
 
@@ -46,7 +49,7 @@ def test_planning_for_the_own_engine_says_that_it_does_not_run_the_model():
         return " ".join(one.text for one in notes(plan, ranking_of(plan)))
 
     other = "allenai/OLMo-2-1124-7B"
-    says = "is a olmo2 model: wirecut plans it, but runs llama, mistral"
+    says = "is of architecture olmo2: wirecut plans it, but runs llama, mistral"
     assert says in told(other, "wirecut")
     assert "plan with `--engine vllm`" in told(other, "wirecut")
     assert says not in told(other, "vllm")

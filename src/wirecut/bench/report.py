@@ -115,13 +115,13 @@ def _seconds_cells(waits: Waits | None) -> tuple[str, ...]:
 
 def kv_room(predicted: Estimate | Rejected, kv_tokens: int) -> str:
     """Whose memory bounds the KV room, and what the others have to spare; one line."""
-    said = f"KV room for {kv_tokens:,} tokens a replica"
+    said = f"KV room taken: {kv_tokens:,} tokens a replica"
     if isinstance(predicted, Rejected):
         return f"{said}."
     memory = predicted.memory
-    spare = f": {show_bytes(memory.wasted_bytes)} stay empty on the others when it is full"
+    spare = f"; {show_bytes(memory.wasted_bytes)} would stay empty on the others"
     return (
-        f"{said}; rank {memory.rank} has the least memory for it, {memory.kv_tokens:,} tokens"
+        f"{said}. There is memory for {memory.kv_tokens:,}, which rank {memory.rank} bounds"
         f"{spare if memory.wasted_bytes else ''}."
     )
 

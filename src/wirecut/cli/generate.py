@@ -31,6 +31,7 @@ from wirecut.errors import UsageError, WirecutError
 if TYPE_CHECKING:
     from wirecut.bench.run import Run
     from wirecut.engine.prompt import Prompt
+    from wirecut.fabric.fabric import Fabric
 
 MOST_NEW_TOKENS = 1_000_000
 
@@ -157,7 +158,7 @@ def generate(
         if not alone:
             for i, answer in enumerate(run.answers):
                 print(f"[{i}] {prompt[i // n]}{answer.text}\n")
-        _show(run)
+        _show(run, source.pricing.fabric)
     if failed := [answer.error for answer in run.answers if answer.error]:
         raise WirecutError(f"{len(failed)} of {len(asked)} answers failed, as in: {failed[0]}")
 
@@ -204,7 +205,7 @@ def _print_json(run: "Run", asked: "list[Prompt]", n: int) -> None:
     print(msgspec.json.encode(told).decode())
 
 
-def _show(run: "Run") -> None:
+def _show(run: "Run", fabric: "Fabric") -> None:
     from wirecut.bench.report import comm_table, dealt, load_table, timing_table
     from wirecut.bench.seen import seen_tables
     from wirecut.explain.page import Paragraph, show
@@ -214,4 +215,7 @@ def _show(run: "Run") -> None:
     loaded = f"Loaded in {show_seconds(run.load_s)}; bytes that each rank read: {read}."
     print(flush=True)
     tables = (timing_table([run]), comm_table(run), load_table(run), seen_tables(run.timeline))
-    show([*chain.from_iterable(tables), Paragraph(loaded), dealt(run)])
+    notes = [Paragraph(loaded), dealt(run)]
+    if any(device.source == "assumed" for device in fabric.devices):
+        notes.append(Paragraph("Rates are assumed: `wirecut probe` measures this machine."))
+    show([*chain.from_iterable(tables), *notes])

@@ -35,7 +35,8 @@ LogprobsOpt = Annotated[
     ),
 ]
 NumberOpt = Annotated[
-    int, typer.Option("-n", metavar="N", help="Answers to each prompt, each drawn by itself.")
+    int,
+    typer.Option("-n", "--n", metavar="N", help="Answers to each prompt, each drawn by itself."),
 ]
 StopOpt = Annotated[
     list[str] | None,

@@ -61,6 +61,12 @@ def choose_cut(source: Source, layout: str | None, traffic: Traffic) -> Cut:
     wanted = parse_layout(layout)
     devices, rules = len(pricing.fabric.devices), pricing.engine.rules
     if reason := why_not(pricing.spec, wanted, devices, rules):
+        on_cores = all(device.kind == "cpu-core" for device in pricing.fabric.devices)
+        if wanted.world_size > devices and on_cores:
+            reason += (
+                f". Cores can be shared: `wirecut probe --ranks {wanted.world_size} --out "
+                "shared.json` measures that, and --fabric shared.json runs it"
+            )
         raise LayoutError(reason)
     outcome = outcome_of(pricing, wanted, traffic)
     if isinstance(outcome, Candidate):

@@ -62,11 +62,10 @@ class Prompt:
 
     def check(self, spec: ModelSpec, kv_tokens: int | None = None) -> None:
         """Raise UsageError when this model cannot serve it, with KV room for `kv_tokens`."""
-        if not self.tokens or self.max_tokens < 1:
-            raise UsageError(
-                f"a prompt of {len(self.tokens)} tokens with {self.max_tokens} to write: expected "
-                "at least 1 of each"
-            )
+        if not self.tokens:
+            raise UsageError("a prompt is empty: expected at least one token")
+        if self.max_tokens < 1:
+            raise UsageError(f"max_tokens is {self.max_tokens}, expected at least 1")
         self.sampling.check()
         for what, tokens in (("token ids", self.tokens), ("stop tokens", self.stop_tokens)):
             if not all(0 <= token < spec.vocab for token in tokens):

@@ -20,7 +20,7 @@ from wirecut.engine.prompt import block_tokens
 from wirecut.engine.trace import ROUTINE_SPANS, TRACED_SPANS
 from wirecut.engine.wired import choose_wires
 from wirecut.errors import MissingExtra, UsageError
-from wirecut.fabric.discover import cores_for
+from wirecut.fabric.discover import cores_for, discover
 from wirecut.fabric.fabric import Fabric
 from wirecut.layout.plan import Cut, Limits
 from wirecut.machine.ranks import Ranks, start_ranks
@@ -41,6 +41,8 @@ def start(
     """Start the cut's ranks, rank i on `places[i]`, on this host without. Raises MissingExtra."""
     if find_spec("torch") is None or find_spec("safetensors") is None:
         raise MissingExtra("engine", "running a model")
+    if not places:
+        _check_gpus(cut, fabric)
     wired = choose_wires(cut, fabric)
     devices = [_torch_device(fabric, device) for device in cut.placement]
     most_spans = TRACED_SPANS if trace else 0 if wired.gpus else ROUTINE_SPANS
@@ -65,6 +67,19 @@ def start(
         accepts=FromRank,
         hosts=places,
     )
+
+
+def _check_gpus(cut: Cut, fabric: Fabric) -> None:
+    """Raise UsageError where the cut is for GPUs that this machine does not have."""
+    wanted = [fabric.devices[i] for i in cut.placement if fabric.devices[i].kind == "gpu"]
+    if not wanted:
+        return
+    here = [device for device in discover().devices if device.kind == "gpu"]
+    if len(here) < len(wanted):
+        raise UsageError(
+            f"{cut.layout} is for {len(wanted)} x {wanted[0].name}, this machine has {len(here)} "
+            "GPUs: run it there, or leave out --fabric to plan for this machine"
+        )
 
 
 def wait_until_ready(

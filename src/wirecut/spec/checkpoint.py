@@ -8,6 +8,7 @@ dtype, shape and where its bytes lie), then those bytes.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import msgspec
 
 from wirecut.errors import ModelError
 from wirecut.facts import fact
+from wirecut.spec.fields import Fields
+from wirecut.spec.hf import read_json
 from wirecut.spec.model import ModelSpec
 from wirecut.spec.packing import Part, packings
 from wirecut.spec.runnable import why_not_run
@@ -55,8 +58,8 @@ class _Index(msgspec.Struct):
 
 def check_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:
     """The checkpoint in `folder`, which holds every tensor that `spec` asks for in its shape and a
-    dtype that the engine reads. More tensors than that do no harm. Of what the engine does not run,
-    quantised models and other architectures, only the headers are checked. Raises ModelError.
+    dtype that the engine reads, and no further layers; other tensors do no harm. Of what the
+    engine does not run only the headers are checked. Raises ModelError.
     """
     found = read_checkpoint(folder)
     if why_not_run(spec):
@@ -75,7 +78,22 @@ def check_checkpoint(folder: Path, spec: ModelSpec) -> Checkpoint:
             f"{folder} lacks {len(missing)} of the {wanted} tensors that its "
             f"config.json asks for: {_some(missing)}"
         )
+    if beyond := _beyond(folder, spec, found):
+        raise ModelError(
+            f"{folder} has tensors of layers that its config.json does not count, which says "
+            f"{spec.num_layers}: {_some(beyond)}"
+        )
     return found
+
+
+def _beyond(folder: Path, spec: ModelSpec, found: Checkpoint) -> list[str]:
+    """Stored tensors of layers behind the last one, but for those that predict further tokens."""
+    path = folder / "config.json"
+    config = Fields(read_json(path) if path.is_file() else {}, str(path))
+    more = config.optional("num_nextn_predict_layers") or 0
+    layer = re.compile(re.escape(spec.prefix) + r"layers\.([0-9]{1,9})\.")
+    places = ((name, layer.match(name)) for name in found.tensors)
+    return [name for name, at in places if at and int(at[1]) >= spec.num_layers + more]
 
 
 def _name_of(tensor: Tensor, expert: int | None) -> str:

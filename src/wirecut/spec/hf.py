@@ -91,7 +91,7 @@ def from_config(config: Mapping[str, Any], *, name: str, where: str) -> ModelSpe
         ),
         rope_theta=rope.positive("rope_theta", default=10_000.0),
         rope_kind=rope_kind(rope),
-        stop_tokens=_stop_tokens(fields),
+        stop_tokens=_stop_tokens(fields, vocab),
         prefix=_prefix(body, is_nested="text_config" in config),
         extra=body.extra,
     )
@@ -168,13 +168,13 @@ def _dtype(fields: Fields, by_default: str) -> str:
     return DTYPES[name]
 
 
-def _stop_tokens(fields: Fields) -> tuple[int, ...]:
+def _stop_tokens(fields: Fields, vocab: int) -> tuple[int, ...]:
     value: Any = fields.values.get("eos_token_id")
     tokens = cast(list[Any], value) if isinstance(value, list) else [value]
     tokens = [] if value is None else tokens
     if not all(type(token) is int and token >= 0 for token in tokens):
         raise fields.error(f"eos_token_id is {value!r}, expected token ids")
-    return tuple(tokens)
+    return tuple(token for token in tokens if token < vocab)  # others are never drawn
 
 
 def _stored(spec: ModelSpec, how: Quantization) -> ModelSpec:

@@ -1,11 +1,12 @@
 """Which models wirecut's own engine runs; the others it plans only.
 
-    why_not_run(spec)       # None, or "glm-4-9b is a glm model: wirecut plans it, but runs ..."
+    why_not_run(spec)       # None, or "glm-4-9b is of architecture glm: wirecut plans it, but ..."
 
 Knows no engine: planning asks here too, without torch.
 """
 
 from wirecut.spec.dtypes import FLOATS
+from wirecut.spec.formats import kind_of
 from wirecut.spec.model import ModelSpec
 from wirecut.spec.packing import packings
 
@@ -20,10 +21,15 @@ def why_not_run(spec: ModelSpec) -> str | None:
     """Why wirecut's own engine of this version does not run a model; None when it does."""
     if spec.architecture not in ARCHITECTURES:
         return (
-            f"{spec.name} is a {spec.architecture} model: wirecut plans it, but runs "
+            f"{spec.name} is of architecture {spec.architecture}: wirecut plans it, but runs "
             f"{', '.join(ARCHITECTURES)} only"
         )
     if unread := _unread(spec):
+        if spec.weights.method == kind_of(unread):  # asked for by name
+            return (
+                f"{spec.name} is stored in {spec.dtype}: wirecut runs {unread} where a checkpoint "
+                "holds it, and quantises none"
+            )
         return (
             f"{spec.name} has weights in {unread} ({spec.weights.method}): wirecut plans it, but "
             "reads int4 and int8 of AWQ (gemm), GPTQ and compressed-tensors, int8 of bitsandbytes, "
