@@ -107,6 +107,7 @@ def test_json_tells_every_copy_its_logprobs_and_what_was_shared(
         "prompt_tokens": 80,
         "cached_tokens": 32,
         "preemptions": 0,
+        "outgrown": 0,
         "recomputed_tokens": 0,
         "outgrown": 0,
     }
