@@ -109,7 +109,6 @@ def test_json_tells_every_copy_its_logprobs_and_what_was_shared(
         "preemptions": 0,
         "outgrown": 0,
         "recomputed_tokens": 0,
-        "outgrown": 0,
     }
 
 
