@@ -188,6 +188,30 @@ def test_masked_logits_are_never_drawn():
     assert min(seen_V[3], seen_V[30]) > 120
 
 
+@pytest.mark.parametrize(
+    ("fields", "waits"),
+    [
+        ({}, 1),
+        ({"temperature": 1.0, "top_p": 0.9, "frequency_penalty": 0.5, "prompt": (1, 2)}, 1),
+        ({"logprobs": 3}, 2),
+    ],
+)
+def test_the_host_waits_once_for_tokens_and_once_for_logprobs(fields, waits, monkeypatch):
+    asked, tolist = [], torch.Tensor.tolist
+
+    def counted(x):
+        asked.append(x)
+        return tolist(x)
+
+    def refused(x):
+        raise AssertionError("one number at a time")
+
+    monkeypatch.setattr(torch.Tensor, "tolist", counted)
+    monkeypatch.setattr(torch.Tensor, "item", refused)
+    assert None not in sample(logits_of(3), [entry(**fields)] * 3).tokens
+    assert len(asked) == waits
+
+
 def test_logprobs_are_the_models_own():
     logits_TV = logits_of(3)
     asked = [

@@ -26,8 +26,9 @@ def sample(logits_TV: torch.Tensor, entries: list[Entry]) -> Draws:
     most_T, tokens_T = logits_TV.max(dim=-1)  # a third of the time that argmax takes
     if rows := [i for i, entry in enumerate(entries) if not entry.sampling.takes_likeliest]:
         tokens_T[rows] = _draw(logits_TV[rows].float(), [entries[i] for i in rows])
-    found = zip(tokens_T.tolist(), most_T.tolist(), strict=True)
-    tokens = [token if isfinite(most) else None for token, most in found]  # NaN is the largest
+    # All that the host asks of the device, which it waits for once; doubles hold tokens exactly.
+    found = torch.stack([tokens_T, most_T.double()], dim=1).tolist()
+    tokens = [int(token) if isfinite(most) else None for token, most in found]  # NaN is largest
     return Draws(tokens, _logprobs(logits_TV, tokens, entries))
 
 
@@ -47,24 +48,29 @@ def _draw(logits_RV: torch.Tensor, entries: list[Entry]) -> torch.Tensor:
 
 
 def _penalise(logits_RV: torch.Tensor, entries: list[Entry]) -> None:
-    """Change the logits of tokens that are there already, S of them over all rows."""
+    """Change the logits of tokens that are there already, S of them over all rows: W written ones
+    among them, U of these different. Which they are is worked out on the host.
+    """
     asked, device = [entry.sampling for entry in entries], logits_RV.device
     seen = bytearray().join(entry.seen for entry in entries)
-    tokens_S = torch.frombuffer(seen, dtype=torch.int32).long().to(device)
-    counts_R = torch.tensor([len(entry.seen) // 4 for entry in entries], device=device)
-    rows_S = torch.arange(len(entries), device=device).repeat_interleave(counts_R)
+    tokens_S = torch.frombuffer(seen, dtype=torch.int32).long()
+    counts_R = torch.tensor([len(entry.seen) // 4 for entry in entries])
+    rows_S = torch.arange(len(entries)).repeat_interleave(counts_R)
+    left_R = counts_R.cumsum(0) - torch.tensor([entry.index for entry in entries])
+    written_S = torch.arange(len(rows_S)) >= left_R[rows_S]
+    at_2S = torch.stack([rows_S, tokens_S])
+    at_2W = at_2S[:, written_S]
+    (rows_S, tokens_S), (rows_W, tokens_W), (rows_U, tokens_U) = (
+        at.to(device) for at in (at_2S, at_2W, at_2W.unique(dim=1))
+    )
     factor_S = _column([each.repetition_penalty for each in asked], device)[rows_S, 0]
     before_S = logits_RV[rows_S, tokens_S]
     logits_RV[rows_S, tokens_S] = torch.where(
         before_S > 0, before_S / factor_S, before_S * factor_S
     )
-    left_R = counts_R.cumsum(0) - torch.tensor([entry.index for entry in entries], device=device)
-    written_S = torch.arange(len(rows_S), device=device) >= left_R[rows_S]
-    rows_W, tokens_W = rows_S[written_S], tokens_S[written_S]
     often_R1 = _column([each.frequency_penalty for each in asked], device)
     once_R1 = _column([each.presence_penalty for each in asked], device)
     logits_RV.index_put_((rows_W, tokens_W), -often_R1[rows_W, 0], accumulate=True)
-    rows_U, tokens_U = torch.stack([rows_W, tokens_W]).unique(dim=1)
     logits_RV[rows_U, tokens_U] -= once_R1[rows_U, 0]
 
 
@@ -76,6 +82,8 @@ def _cutoffs(scaled_RV: torch.Tensor, asked: list[Sampling]) -> torch.Tensor:
     if rows:
         some_RV, some = scaled_RV[rows], [asked[i] for i in rows]
         look = max(FIRST_LOOK, *(each.top_k for each in some))
+        if device.type != "cpu":  # sorting all takes less than asking whether some were enough
+            look = scaled_RV.shape[1]
         cutoff_R1[rows] = torch.maximum(cutoff_R1[rows], _nucleus(some_RV, some, look))
     return cutoff_R1
 
@@ -97,7 +105,7 @@ def _nucleus(scaled_RV: torch.Tensor, asked: list[Sampling], look: int) -> torch
     chance_RK = (top_RK - all_R1).exp()
     before_RK = chance_RK.cumsum(dim=-1) - chance_RK
     left_R1 = ((before_RK < share_R1) & (top_RK > -inf)).sum(dim=-1, keepdim=True)
-    if bool(((left_R1 == top_RK.shape[1]) & (left_R1 < most_R1)).any()):
+    if look < vocab and bool(((left_R1 == top_RK.shape[1]) & (left_R1 < most_R1)).any()):
         return _nucleus(scaled_RV, asked, 8 * look)
     return top_RK.gather(1, left_R1.clamp_min(1) - 1)
 
@@ -142,11 +150,13 @@ def _logprobs(
     all_RV = logits_TV[at].float().log_softmax(dim=-1)
     chosen = all_RV.gather(1, torch.tensor([[tokens[i]] for i in at], device=all_RV.device))
     most = min(max(rows.values()), all_RV.shape[1])
-    values, ids = (part.tolist() for part in all_RV.topk(most))
+    values, ids = all_RV.topk(most)
+    found = torch.cat([chosen, values, ids.double()], dim=1).tolist()
     told: list[Logprobs | None] = [None] * len(entries)
     for place, (i, count) in enumerate(rows.items()):
-        top = list(zip(ids[place][:count], values[place][:count], strict=True))
-        told[i] = Logprobs(chosen[place].item(), top)
+        of_chosen, *rest = found[place]
+        top = list(zip(map(int, rest[most:][:count]), rest[:most][:count], strict=True))
+        told[i] = Logprobs(of_chosen, top)
     return told
 
 
