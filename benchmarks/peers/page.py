@@ -60,7 +60,7 @@ The best that wirecut does with any split over the best of each peer:
   (`VLLM_CPU_OMP_THREADS_BIND`) and 2 GiB of KV room, wirecut pins its ranks the same way;
   transformers and llama.cpp have two threads, and llama.cpp serves one sequence here.
 
-Over slower wires than shared memory: [wires.md](wires.md).
+Over slower wires than shared memory: `make bench-wires`.
 
 ## Again on your machine
 

@@ -260,7 +260,8 @@ def tokens(rows: dict[tuple[str, str], Runs]) -> str:
 def conditions(found: dict[str, Any]) -> str:
     """Machine, versions, times and how quiet it was."""
     at, runs = found["machine"], quietest(found["runs"])
-    versions = list(dict.fromkeys(v for r in runs for x in r["results"] for v in x["versions"]))
+    results = [result for run in runs for result in run["results"]]
+    versions = list(dict.fromkeys(v for one in results for v in one.get("versions", [])))
     others, stolen = ([run[key] for run in runs] for key in ("others_share", "stolen_share"))
     lines = [
         f"- Machine: {at['cpu']} ({at['family']}), {at['cores']} cores, "
