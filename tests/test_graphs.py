@@ -104,7 +104,7 @@ def begin(stage: Stage) -> None:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setattr(paged_gpu, "takes", takes_all)
-    monkeypatch.setattr(paged_gpu, "varlen_attn", stand_in)
+    monkeypatch.setattr(paged_gpu, "varlen", lambda: stand_in)
     return stage_of(write_random(tmp_path, "llama", **SIZES), Comm(ThreadGroup(Meeting(1), 0)))
 
 
@@ -189,7 +189,7 @@ def test_attention_that_asks_for_each_sequence_is_not_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(paged_gpu, "takes", takes_all)
-    monkeypatch.setattr(paged_gpu, "varlen_attn", stand_in)
+    monkeypatch.setattr(paged_gpu, "varlen", lambda: stand_in)
     capped = stage_of(write_random(tmp_path, "gemma2", **SIZES), Comm(None))
     graphs, entries = graphs_of(capped), decodes(9, 8)
     with torch.inference_mode():

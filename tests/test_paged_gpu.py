@@ -107,7 +107,7 @@ def test_a_step_in_one_call_is_sequence_by_sequence(
         asked.append(1)
         return stand_in(*args, **kwargs)
 
-    monkeypatch.setattr(paged_gpu, "varlen_attn", counted)
+    monkeypatch.setattr(paged_gpu, "varlen", lambda: counted)
     one_by_one = attend(q, k, v, keys.clone(), values.clone(), replace(batch, together=None), look)
     assert not asked
     monkeypatch.setattr(paged_gpu, "takes", takes_all)
@@ -119,7 +119,7 @@ def test_a_step_in_one_call_is_sequence_by_sequence(
 @pytest.mark.parametrize("look", [Look(cap=30.0), Look(sinks_H=torch.zeros(HEADS))])
 def test_caps_and_sinks_are_not_asked_of_it(monkeypatch: pytest.MonkeyPatch, look: Look) -> None:
     monkeypatch.setattr(paged_gpu, "takes", takes_all)
-    monkeypatch.setattr(paged_gpu, "varlen_attn", None)
+    monkeypatch.setattr(paged_gpu, "varlen", lambda: None)
     q, k = some(3, HEADS, DIM), some(3, KV_HEADS, DIM)
     cache = some(KV_HEADS, PAGE * PAGES, DIM)
     batch = step_of((Entry(0, 4, (1, 2, 3), (1,), True),), None)
@@ -134,7 +134,7 @@ def test_a_decode_may_be_dealt_to_many_cores(monkeypatch: pytest.MonkeyPatch) ->
         told.append(kwargs["window_size"])
         return stand_in(*args, **kwargs)
 
-    monkeypatch.setattr(paged_gpu, "varlen_attn", listen)
+    monkeypatch.setattr(paged_gpu, "varlen", lambda: listen)
     cache = some(KV_HEADS, PAGE * PAGES, DIM)
     for entries, window in ((ENTRIES[:2], None), (ENTRIES, None), (ENTRIES[:2], 9)):
         step = step_of(entries, None).together
@@ -159,7 +159,7 @@ def test_it_is_tried_before_it_is_used(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shape = (CPU, BF16, HEADS, KV_HEADS, DIM)
-    monkeypatch.setattr(paged_gpu, "varlen_attn", stand_in)
+    monkeypatch.setattr(paged_gpu, "varlen", lambda: stand_in)
     assert paged_gpu.trusted(*shape)
     assert capsys.readouterr().err == ""
 
@@ -183,7 +183,7 @@ def refuses(*_: Any, **__: Any) -> torch.Tensor:
 def test_what_fails_its_trial_is_said_once_and_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kernel: Any, said: str
 ) -> None:
-    monkeypatch.setattr(paged_gpu, "varlen_attn", kernel)
+    monkeypatch.setattr(paged_gpu, "varlen", lambda: kernel)
     assert not paged_gpu.trusted(CPU, BF16, HEADS, KV_HEADS, DIM)
     assert not paged_gpu.trusted(CPU, BF16, HEADS, KV_HEADS, DIM)
     told = capsys.readouterr().err

@@ -3,6 +3,8 @@
 import mmap
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -116,3 +118,9 @@ def test_a_rank_that_dies_while_others_wait_for_it_is_named_at_once(tmp_path: Pa
         with pytest.raises(RankFailed, match="rank 1 died: killed by SIGKILL"):
             wait_until_ready(ranks, 2, lambda done, of: None)
         assert time.monotonic() - begin < 5
+
+
+def test_a_rank_on_cpus_imports_no_compiler_of_torchs() -> None:
+    """It takes longer than all else that a rank imports beside torch."""
+    code = "import sys, wirecut.engine.worker; assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -31,5 +31,5 @@ def layer_host_s(
     num_bytes = rows * pricing.spec.hidden * DTYPE_BYTES[pricing.dtype]
     in_calls = steps.native_halves and half_s and pricing.dtype == "bf16"
     native = work.native_halves if in_calls and in_one_piece(num_bytes, ranks=ranks) else 0
-    apart = 1 - native / work.reduces
+    apart = 1 - native / max(1, work.reduces)  # a layer may do nothing
     return native * half_s + apart * steps.ops_per_layer * launch_s

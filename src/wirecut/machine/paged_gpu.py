@@ -14,17 +14,12 @@ N sequences, X = N + 1, B blocks of the longest.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # torch below 2.10
-    varlen_attn = None
 
 PAGE, HEAD_STEP, MOST_HEAD = 256, 8, 256  # FlashAttention 2's
 AMPERE = (8, 0)
@@ -44,6 +39,18 @@ class Together:
     blocks_NB: torch.Tensor
     most_rows: int
     block_tokens: int
+
+
+@cache
+def varlen() -> Callable[..., torch.Tensor] | None:
+    """torch's `varlen_attn`; None: torch below 2.10. Imported on first use: torch's compiler comes
+    with it, which takes more than a second, and ranks on CPUs need neither.
+    """
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn
 
 
 def together(
@@ -79,7 +86,7 @@ def takes(
 def fits(dtype: torch.dtype, head_dim: int, block_tokens: int) -> bool:
     """Whether FlashAttention 2 is made for these."""
     return (
-        varlen_attn is not None
+        varlen() is not None
         and dtype in (torch.bfloat16, torch.float16)
         and block_tokens % PAGE == 0
         and head_dim % HEAD_STEP == 0
@@ -99,6 +106,7 @@ def attend(
     """Attention of all sequences, (T, H, D). `window`: positions that a row sees at most, its own
     among them.
     """
+    varlen_attn = varlen()
     assert varlen_attn is not None
     behind = -1 if window is None else window - 1
     # A single row has nothing ahead of it; told so, the kernel deals a long sequence to many cores.
