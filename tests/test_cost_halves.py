@@ -9,6 +9,7 @@ from fabrics import fabric, model
 from pricing import BARE, US, bundled
 from wirecut.cost.engines import Steps
 from wirecut.cost.forward import Batch
+from wirecut.cost.host import layer_host_s
 from wirecut.cost.replica import Pricing, Replica
 from wirecut.cost.step import price_forward
 from wirecut.fabric.fabric import Fabric, Link
@@ -128,3 +129,12 @@ def test_other_engines_pay_as_they_did() -> None:
             price_forward(Replica(one, cut), Batch(decodes=2, context=10.0)) for one in pricings
         )
         assert ours.compute_s == theirs.compute_s
+
+
+def test_a_layer_that_does_nothing_takes_its_operations_at_most() -> None:
+    """As layers that a search for a smaller model has emptied."""
+    pricing = Pricing(model(), fabric(1, launch_s=US), dtype="bf16", engine=BARE)
+    work = pricing.sizes(Layout())[0].works[0]
+    empty = replace(work, mixer=None, mlp=None, native_halves=0)
+    assert empty.reduces == 0
+    layer_host_s(pricing, empty, rows=1, ranks=1, half_s=US, launch_s=US)
